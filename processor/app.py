@@ -87,25 +87,15 @@ class Application:
         if address.kafka is None:  # a broker compacts by itself
             self.faust.task(Compactor(self.owned, self._delete, self._flush).run)
             if settings.retention:
-                store = (EventConsumer(STORE_GROUP, STORE_PATIENCE),) if settings.event_store else ()
-                sealer = Sealer(
-                    address.data_dir,
-                    self.owned,
-                    clock,
-                    settings.retention,
-                    settings.retention_interval,
-                    (*EVENT_CONSUMERS, *store),
-                )
-                self.faust.task(sealer.run)
+                self._retain(settings, clock)
         if self.holder is not None:
-            from processor.leases.followed_ledger import FollowedLedger
-            from processor.leases.grantor import HOME, Grantor
+            self._share(self.holder, clock)
 
-            self.faust.task(self.holder.follow)
-            ledger = FollowedLedger()
-            self.grantor = Grantor(address, self.partitions, lambda: HOME in self.owned, clock, ledger)
-            self.faust.task(self._grant)
-            self.stage = self._stage(clock, ledger)
+    def _retain(self, settings: Settings, clock: Any) -> None:
+        """Have events deleted that are older than they are kept for, and that every consumer has read."""
+        store = (EventConsumer(STORE_GROUP, STORE_PATIENCE),) if settings.event_store else ()
+        kept, every, consumers = settings.retention, settings.retention_interval, (*EVENT_CONSUMERS, *store)
+        self.faust.task(Sealer(self._address.data_dir, self.owned, clock, kept, every, consumers).run)
 
     async def _tables(self, stream: Any) -> None:
         async for event in stream.noack().events():
@@ -119,6 +109,18 @@ class Application:
         from processor.state.partitions import Holder
 
         return Holder(self._address, counts, self.owned, self._flush, self._clock, standby=standby)
+
+    def _share(self, holder: "Holder", clock: Any) -> None:
+        """What a worker does that is one of several: it follows the others' partitions, grants leases, and publishes
+        users' rows."""
+        from processor.leases.followed_ledger import FollowedLedger
+        from processor.leases.grantor import HOME, Grantor
+
+        self.faust.task(holder.follow)
+        ledger = FollowedLedger()
+        self.grantor = Grantor(self._address, self.partitions, lambda: HOME in self.owned, clock, ledger)
+        self.faust.task(self._grant)
+        self.stage = self._stage(clock, ledger)
 
     async def _grant(self) -> None:
         self.grantor.start()

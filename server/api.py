@@ -88,14 +88,18 @@ async def run(settings: ServerSettings, *, is_alone: bool = False) -> None:
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({caught_up, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if not stopped.done():
-            gc.collect()
-            gc.freeze()  # these objects stay: collections need not walk them again
-            gc.set_threshold(*COLLECT_AFTER)
-            addresses = {"http": f"{http}:{port}", "grpc": f"{settings.grpc_bind.rpartition(':')[0]}:{grpc_port}"}
-            get_logger().info("api.ready", **addresses, kernel=RUNNING)
-            print(json.dumps({"event": "ready", "role": "api", **addresses}), flush=True)  # noqa: T201 - the ready line
+            _be_ready({"http": f"{http}:{port}", "grpc": f"{settings.grpc_bind.rpartition(':')[0]}:{grpc_port}"})
             await stopped
         get_logger().info("api.draining")
+
+
+def _be_ready(addresses: dict[str, str]) -> None:
+    """Say where each API is, and have collections cost little from here on."""
+    gc.collect()
+    gc.freeze()  # these objects stay: collections need not walk them again
+    gc.set_threshold(*COLLECT_AFTER)
+    get_logger().info("api.ready", **addresses, kernel=RUNNING)
+    print(json.dumps({"event": "ready", "role": "api", **addresses}), flush=True)  # noqa: T201 - the ready line
 
 
 @asynccontextmanager

@@ -115,11 +115,7 @@ class IdIndex:
         self._clear()
         if digest_of is not None:
             try:
-                found = index_checkpoint.read(directory, identity, digest_of, void)
-                if found is None and any(directory.iterdir()):
-                    raise Unusable(f"it has no {index_checkpoint.NAME}")
-                if found is not None:
-                    self._load(found)
+                self._load_checkpoint(digest_of)
             except (Unusable, DamagedIndex) as reason:
                 get_logger().warning("index.discarded", directory=str(directory), reason=_text(reason))
                 self.close()
@@ -128,6 +124,14 @@ class IdIndex:
         self._sweep()
         self._view = self._make_view()
         self._fill_filters_later()
+
+    def _load_checkpoint(self, digest_of: DigestOf) -> None:
+        """Load what the checkpoint names, if there is one. Raises `Unusable` or `DamagedIndex`."""
+        found = index_checkpoint.read(self._directory, self._identity, digest_of, self._void)
+        if found is not None:
+            self._load(found)
+        elif any(self._directory.iterdir()):
+            raise Unusable(f"it has no {index_checkpoint.NAME}")
 
     def _clear(self) -> None:
         self._arena = Arena()

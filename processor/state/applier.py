@@ -262,7 +262,7 @@ class Applier:
             self._work.clear()
             pending, self._pending = self._pending, []
             self._tick()
-            taken = []
+            changed: list[tuple[Partition, Changes, int]] = []
             for partition in self._owned.values():
                 # The progress names the message that it ends with, and how many dead letters there are.
                 progress = partition.tables.progress
@@ -270,8 +270,9 @@ class Applier:
                 offset, key, value = partition.newest
                 if offset == progress.offset and progress.dirty:
                     progress.digest = digest_of(key, value)
-                taken.append((partition, partition.tables.drain_changes(), len(partition.index)))
-            changed = [(partition, changes, ids) for partition, changes, ids in taken if changes is not None]
+                changes = partition.tables.drain_changes(packs=partition.replaced is not None)
+                if changes is not None:
+                    changed.append((partition, changes, len(partition.index)))
             if changed:
                 with tracing.span("tables.flush", messages=len(pending), partitions=len(changed)):
                     made = [_appends(partition, changes) for partition, changes, _ in changed]
@@ -313,10 +314,7 @@ class Applier:
             self._broken = True
             partition.index.distrust()
             raise Broken(f"the log has lost the end of the rows or claims of partition {partition.number}")
-        if partition.replaced is None:
-            changes.wrote_singly(range(first, first + count))
-        else:
-            partition.end(changes.wrote_packed(first))
+        partition.end(changes.wrote(range(first, first + count)))
         partition.records += len(changes)
         partition.rows_end = first + count
         if claimed and claims_end >= 0:  # else the partition was given up, and nothing was written
@@ -345,8 +343,7 @@ class Applier:
 
 
 def _appends(partition: Partition, changes: Changes) -> list[Append]:
-    rows = changes.singles() if partition.replaced is None else changes.packed()
-    appends = [Append(TopicPartition(ROWS, partition.number), rows)]
+    appends = [Append(TopicPartition(ROWS, partition.number), changes.records)]
     if changes.claimed:
         record = (None, dedupe.encode_claims(changes.claimed))
         appends.append(Append(TopicPartition(CLAIMS, partition.number), [record]))

@@ -13,7 +13,7 @@ from processor.core.tables import dedupe
 from processor.core.tables.apply import Tables
 from processor.core.tables.dedupe import Claimed, resolve
 from processor.core.tables.history import RESTORE, OffsetRange, void_ranges
-from processor.core.tables.row_marks import Dead
+from processor.core.tables.numbered_rows import Dead
 from processor.ids.index import MAX_CAPACITY, IdIndex
 from processor.ids.index_checkpoint import NOTHING, Covered
 from processor.log import losses

@@ -331,11 +331,11 @@ class Rebuild:
         new_keys = set(_keys(again.tables))
         again.sign()
         again.tables.touch_all()
-        changes = again.tables.drain_changes()
+        changes = again.tables.drain_changes(packs=self._target.packs)
         assert changes is not None
         removed: list[tuple[bytes | None, bytes | None]] = [(key, None) for key in sorted(old_keys - new_keys)]
         rows = TopicPartition(ROWS, number)
-        appends = [Append(rows, [*removed, *(changes.packed() if self._target.packs else changes.singles())])]
+        appends = [Append(rows, [*removed, *changes.records])]
         if missing:
             appends.append(Append(TopicPartition(CLAIMS, number), [(None, each) for each in _records(missing)]))
         if reports:

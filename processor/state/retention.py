@@ -298,11 +298,11 @@ class _Round:
         if changes is None:
             return
         offsets: list[int] = []
-        for chunk in _chunks(changes.singles()):
+        for chunk in _chunks(changes.records):
             first = await self._call(self._append, chunk)
             offsets += range(first, first + len(chunk))
             await asyncio.sleep(PAUSE)
-        changes.wrote_singly(offsets)
+        changes.wrote(offsets)
 
     def _append(self, records: Sequence[tuple[bytes | None, bytes | None]]) -> int:
         self._records += len(records)

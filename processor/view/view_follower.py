@@ -35,6 +35,10 @@ class Arrivals:
         """Call `listener` after each flush, in the loop's thread; it must be brief and must not raise."""
         self._listeners.append(listener)
 
+    def forget(self, listener: Callable[[], None]) -> None:
+        """Call `listener` no more."""
+        self._listeners.remove(listener)
+
     def notify_from_thread(self) -> None:
         """`notify`, in the loop's thread; does nothing once the loop has ended. For any thread."""
         assert self._loop is not None

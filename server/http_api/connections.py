@@ -140,16 +140,12 @@ class Connection(web.RequestHandler):
         "_answered",
         "_answers",
         "_arrival",
-        "_behind",
         "_body",
         "_end",
         "_fast_path",
         "_gate",
         "_has_ended",
         "_head",
-        "_missing",
-        "_parts",
-        "_patience",
         "_taken",
         "held",
         "is_probe_only",
@@ -194,15 +190,8 @@ class Connection(web.RequestHandler):
         """The last usual head that came by it."""
         self._arrival: Arrival | None = None
         """The batch that is in the fast path, from its head to its answer."""
-        self._parts: list[bytes] = []
-        """What has arrived of it."""
-        self._missing = 0
-        """Bytes of it that are still to come."""
-        self._behind = b""
-        """What has arrived behind it."""
         self._taken = 0
         """Batches that the fast path has answered."""
-        self._patience: asyncio.TimerHandle | None = None
         self._answered: asyncio.Future[None] | None = None
         """Done with the next answer of the fast path, where the end of the server waits for it."""
 
@@ -248,9 +237,9 @@ class Connection(web.RequestHandler):
             return False
         self._has_ended = True
         if self._arrival is not None:
-            if not self._missing:
+            if not self._arrival.missing:
                 return True
-            self.leave_fast_path(b"".join(self._parts))  # the rest never comes
+            self._give_up_waiting(self._arrival)
             return self.transport is not None
         return self.held is not None or self._has_to_answer()
 
@@ -274,8 +263,8 @@ class Connection(web.RequestHandler):
         """Close, as the server stops; a request that is held is refused first."""
         if self.held is not None:
             self.refuse()
-        if self._missing:
-            self.leave_fast_path(b"".join(self._parts))
+        if self._arrival is not None and self._arrival.missing:
+            self._give_up_waiting(self._arrival)
         super().close()
 
     async def shutdown(self, timeout: float | None = SHUTDOWN_TIMEOUT) -> None:  # noqa: ASYNC109 - as in aiohttp
@@ -287,9 +276,10 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client is gone, or was sent away."""
-        if self._missing and self._arrival is not None:
-            self._arrival.hold.close()
-            self._end_arrival()
+        arrival = self._arrival
+        if arrival is not None and arrival.missing:
+            arrival.hold.close()
+            self._end_arrival(arrival)
         if self._answered is not None and not self._answered.done():
             self._answered.set_result(None)
         if self.held is not None:
@@ -336,85 +326,70 @@ class Connection(web.RequestHandler):
             return False
         self._arrival, missing = arrival, arrival.end - len(data)
         if missing > 0:
-            self._missing = missing
-            self._parts.append(data)
-            self._patience = self._loop.call_later(PATIENCE, self._give_up_waiting)
+            arrival.missing = missing
+            arrival.parts.append(data)
+            arrival.patience = self._loop.call_later(PATIENCE, self._give_up_waiting, arrival)
         else:
             self._have_taken(arrival, data)
         return True
 
     def _go_on_arriving(self, arrival: Arrival, data: bytes) -> None:
-        if not self._missing:
+        if not arrival.missing:
             self._pause_transport_reading()  # this is enough; read on only so as to see when the client leaves
-            self._behind += data
+            arrival.behind += data
             return
-        self._parts.append(data)
+        arrival.parts.append(data)
         try:
             arrival.hold.reserve(len(data))
         except Refused:  # which is for aiohttp to say
-            self.leave_fast_path(b"".join(self._parts))
+            self._give_up_waiting(arrival)
             return
-        self._missing -= len(data)
-        if self._missing > 0:
-            return
-        self._missing = 0
-        whole = b"".join(self._parts)
-        self._parts.clear()
-        self._stop_waiting()
-        self._have_taken(arrival, whole)
+        arrival.missing = max(arrival.missing - len(data), 0)
+        if not arrival.missing:
+            whole = b"".join(arrival.parts)
+            arrival.parts.clear()
+            arrival.stop_waiting()
+            self._have_taken(arrival, whole)
 
     def _have_taken(self, arrival: Arrival, whole: bytes) -> None:
         """All of a batch is here, and perhaps bytes behind it."""
         if len(whole) > arrival.end:
             self._pause_transport_reading()
-            whole, self._behind = whole[: arrival.end], whole[arrival.end :]
+            whole, arrival.behind = whole[: arrival.end], whole[arrival.end :]
         assert self._fast_path is not None
         self._fast_path.take(arrival, whole)
 
-    def _give_up_waiting(self) -> None:
-        """A body that comes slowly is aiohttp's."""
-        self.leave_fast_path(b"".join(self._parts))
+    def _give_up_waiting(self, arrival: Arrival) -> None:
+        """A body that comes slowly, or whose rest never comes, is aiohttp's."""
+        arrival.hold.close()
+        self.leave_fast_path(arrival, b"".join(arrival.parts))
 
-    def _stop_waiting(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
-
-    def _end_arrival(self) -> bytes:
-        """The batch is no more in the fast path; returns what came behind it."""
-        if self._patience is not None:
-            self._stop_waiting()
+    def _end_arrival(self, arrival: Arrival) -> None:
+        """The batch is no more in the fast path."""
+        arrival.stop_waiting()
         self._arrival = None
-        if self._missing:
-            self._missing = 0
-            self._parts.clear()
         self._next_keepalive_close_time = self._loop.time() + self.keepalive_timeout
-        behind = self._behind
-        if behind:
-            self._behind = b""
+        if arrival.behind:
             self._resume_transport_reading()
-        return behind
 
-    def leave_fast_path(self, data: bytes) -> None:
+    def leave_fast_path(self, arrival: Arrival, data: bytes) -> None:
         """Have aiohttp take the batch that is in the fast path, of which `data` has arrived."""
-        if self._missing and self._arrival is not None:
-            self._arrival.hold.close()
-        behind = self._end_arrival()
-        self._parse(data + behind if behind else data)
+        self._end_arrival(arrival)
+        self._parse(data + arrival.behind)
         if self._answered is not None and not self._answered.done():
             self._answered.set_result(None)
 
-    def answer(self, response: bytes) -> None:
+    def answer(self, arrival: Arrival, response: bytes) -> None:
         """Send the answer to the batch that is in the fast path."""
-        behind = self._end_arrival()
+        self._end_arrival(arrival)
         self._taken += 1
         if self.transport is None:
             return
         self.transport.write(response)
         if self._answered is not None and not self._answered.done():
             self._answered.set_result(None)
-        if behind and not self._close:
-            self.data_received(behind)
+        if arrival.behind and not self._close:
+            self.data_received(arrival.behind)
         elif self._has_ended:
             self.force_close()
 

@@ -80,7 +80,21 @@ class KnownHead:
 class Arrival:
     """A usual batch, from its head to its answer."""
 
-    __slots__ = ("_answer", "batch", "begin", "data", "encoding", "end", "hold", "key", "sender")
+    __slots__ = (
+        "_answer",
+        "batch",
+        "begin",
+        "behind",
+        "data",
+        "encoding",
+        "end",
+        "hold",
+        "key",
+        "missing",
+        "parts",
+        "patience",
+        "sender",
+    )
 
     batch: Batch
     """What it holds, once it is opened."""
@@ -106,16 +120,30 @@ class Arrival:
         """Where the body begins."""
         self.end = begin + size
         """How many bytes head and body have."""
+        self.missing = 0
+        """Bytes that are still to come, while the connection waits for them."""
+        self.parts: list[bytes] = []
+        """What has arrived by then."""
+        self.patience: asyncio.TimerHandle | None = None
+        """When it waits no longer."""
+        self.behind = b""
+        """What has arrived behind it."""
         self._answer = answer
 
     def done(self, outcome: Receipt | Refused, /) -> None:
         """See `Arrived`."""
         self._answer(self, outcome)
 
+    def stop_waiting(self) -> None:
+        """Let it take its time: it is here, or has left the fast path."""
+        if self.patience is not None:
+            self.patience.cancel()
+            self.patience = None
+
     def leave(self) -> None:
         """Leave it to aiohttp, once it is here."""
         self.hold.close()
-        self.sender.leave_fast_path(self.data)
+        self.sender.leave_fast_path(self, self.data)
 
 
 class Sender(Protocol):
@@ -129,7 +157,7 @@ class Sender(Protocol):
         """False once the client has gone."""
         ...
 
-    def answer(self, response: bytes) -> None:
+    def answer(self, arrival: Arrival, response: bytes) -> None:
         """Send the answer to the batch."""
         ...
 
@@ -137,7 +165,7 @@ class Sender(Protocol):
         """End the connection."""
         ...
 
-    def leave_fast_path(self, data: bytes) -> None:
+    def leave_fast_path(self, arrival: Arrival, data: bytes) -> None:
         """Have aiohttp take the batch: these are all bytes of it."""
         ...
 
@@ -289,7 +317,7 @@ class FastPath:
                 response = self._response(arrival.key, outcome)
                 if isinstance(outcome, Receipt):
                     self._last = arrival.key, outcome, response
-            sender.answer(response)
+            sender.answer(arrival, response)
         except Exception:  # without an answer the client sends the batch again
             log.exception("fast_path_answer_failed")
             sender.force_close()

@@ -65,7 +65,6 @@ class Feed:
         self._closed = False
         self._maker = FrameMaker(view, identity, monotonic, lambda: self._mark)
         self._notices = notices or BudgetNotices()
-        arrivals.listen(self._on_arrival)
         self._notices.listen(self._on_notice)
 
     @classmethod
@@ -216,7 +215,7 @@ class Feed:
 
     def _on_arrival(self) -> None:
         """The view contains more: schedule a tick, `INTERVAL` after the last one."""
-        if self._groups and self._timer is None and not self._closed:
+        if self._timer is None and not self._closed:
             wait = max(0.0, self._next_tick - self._monotonic())
             self._timer = asyncio.get_running_loop().call_later(wait, self._on_time)
 
@@ -263,6 +262,7 @@ class Feed:
         if not self._groups:
             self._mark = Mark(self._mark.tick + 1, self._view.held())
             self._guard = asyncio.ensure_future(self._watch())
+            self._arrivals.listen(self._on_arrival)
         group = self._groups.get(subscription.project)
         if group is None:
             group = self._groups[subscription.project] = SubscriptionGroup(subscription.project, self._mark.tick)
@@ -282,6 +282,7 @@ class Feed:
         if not self._groups and self._guard is not None:
             self._guard.cancel()
             self._guard = None
+            self._arrivals.forget(self._on_arrival)
 
     async def _watch(self) -> None:
         """End subscriptions whose key is no longer valid or whose client has left; wake those due a heartbeat."""

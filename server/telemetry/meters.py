@@ -76,8 +76,6 @@ class Durations(Collector):
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for each one, which nobody asks for
 
-"""The API that a batch came by, whatever its payload format: the label `door`."""
-
 ACK_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 VISIBLE_SECONDS: Final = (0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -183,13 +181,17 @@ class Meters:
             "otlp_spans_dropped", "Spans of nothing with models, by what they were of", "reason"
         )
         self._bad = self._counter("otlp_spans_bad", "Spans that could be no event", "reason")
+        self._begin_at_zero(apis)
+
+    def _begin_at_zero(self, apis: Iterable[Api]) -> None:
+        """Have all series exist from the start: a rate needs an initial zero."""
         for kind in ("call", "span"):
             self._spans.labels(kind)
         for reason in DROPPED:
             self._dropped.labels(reason)
         for reason in BAD:
             self._bad.labels(reason)
-        for api in apis:  # all series exist from the start: a rate needs an initial zero
+        for api in apis:
             for code in get_args(Code):
                 self._rejected.labels(api, code)
             for reason in sorted(set(get_args(Reason)) - NOT_OF_BATCHES):

@@ -126,11 +126,12 @@ def _worker(bench: Bench, watch: Watch, values: list[bytes]) -> None:
             events = 0
             for first in range(start, min(start + FLUSH, len(values)), TOGETHER):
                 events += _apply(watch, log, index, tables, values[first : first + TOGETHER], first)
-            changes = watch.time("worker: take_changes", events, tables.drain_changes)
+            changes = watch.time("worker: drain a flush", events, tables.drain_changes, packs=True)
             assert changes is not None
-            appends = watch.time("worker: encode a flush", events, _appends, changes)
+            appends = watch.time("worker: encode the claims of a flush", events, _appends, changes)
             first, _ = watch.time("worker: append of a flush, fsync", events, log.append, appends, AT)
-            watch.time("worker: note what was written", events, changes.wrote_packed, first)
+            written = range(first, first + len(appends[0].records))
+            watch.time("worker: note what was written", events, changes.wrote, written)
             rows = watch.time("view: read of a flush", events, _read, log, first)
             watch.time("view: apply", events, view.apply, 0, rows)
             log.checkpoint()
@@ -163,4 +164,4 @@ def _read(log: Log, position: int) -> list[tuple[bytes, bytes | None]]:
 
 def _appends(changes: Changes) -> list[Append]:
     record = (None, dedupe.encode_claims(changes.claimed))
-    return [Append(ROWS_OF_0, changes.packed()), Append(TopicPartition(CLAIMS, 0), [record])]
+    return [Append(ROWS_OF_0, changes.records), Append(TopicPartition(CLAIMS, 0), [record])]

@@ -59,14 +59,14 @@ class World:
         """Drain; returns all that follows from it."""
         tables = self.tables
         said = [tables.changed, tables.tally]
-        changes = tables.drain_changes()
+        changes = tables.drain_changes(packs=packs)
         if changes is None:
             return said
-        records, start = changes.packed() if packs else changes.singles(), len(self.changelog)
+        records, start = changes.records, len(self.changelog)
         self.changelog += records
         if self.view is not None:
             self.view.apply(0, records)
-        dead = changes.wrote_packed(start) if packs else changes.wrote_singly(range(start, len(self.changelog)))
+        dead = changes.wrote(range(start, len(self.changelog)))
         claimed = [(each.offset, each.keys, each.digests) for each in changes.claimed]
         return [*said, records, claimed, dead, tables.newest_offsets().tolist(), *map(self.seen, ("p", "q"))]
 

@@ -65,4 +65,4 @@ def records_of(found: Tables) -> dict[bytes, bytes]:
 
 
 def _encoded(rows: list[Row]) -> dict[bytes, bytes]:
-    return {row.key: value for row, value in zip(rows, table_rows.encode_values(rows), strict=True)}
+    return {row.key: table_rows.encode_value(row) for row in rows}

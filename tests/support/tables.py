@@ -112,14 +112,11 @@ class Worker:
         for offset in range(self._applied[partition], len(messages)):
             tables.apply(offset, messages[offset], tables.prepare(messages[offset]))
         self._applied[partition] = len(messages)
-        changes = tables.drain_changes()
+        changes = tables.drain_changes(packs=self._packs)
         start = len(changelog)
         if changes is not None:
-            changelog += changes.packed() if self._packs else changes.singles()
-            if self._packs:
-                changes.wrote_packed(start)
-            else:
-                changes.wrote_singly(range(start, len(changelog)))
+            changelog += changes.records
+            changes.wrote(range(start, len(changelog)))
         return changelog[start:]
 
     def work_all(self) -> list[Records]:

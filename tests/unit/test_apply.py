@@ -252,15 +252,12 @@ def test_a_replay_from_anywhere_changes_nothing(batches: list[list[Usage]], data
 
 
 def flush(found: Tables, changelog: list[tuple[bytes, bytes | None]], *, packs: bool = False) -> None:
-    changes = found.drain_changes()
+    changes = found.drain_changes(packs=packs)
     if changes is None:
         return
     start = len(changelog)
-    changelog += changes.packed() if packs else changes.singles()
-    if packs:
-        changes.wrote_packed(start)
-    else:
-        changes.wrote_singly(range(start, len(changelog)))
+    changelog += changes.records
+    changes.wrote(range(start, len(changelog)))
 
 
 @given(st.lists(st.lists(usages, min_size=1, max_size=4), min_size=2, max_size=8), st.data())
@@ -273,7 +270,7 @@ def test_rows_of_which_some_were_lost_are_made_good_by_the_replay(
     apply_all(straight, messages)
     changes = straight.drain_changes()
     assert changes is not None
-    kept = [pair for pair in changes.singles() if data.draw(st.booleans())]
+    kept = [pair for pair in changes.records if data.draw(st.booleans())]
     again = Tables(0, b"salt", DictIndex())
     for position, (key, value) in enumerate(kept):
         again.restore(key, value, position)

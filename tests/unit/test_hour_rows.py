@@ -20,7 +20,7 @@ from processor.core.tables import event_kinds, table_rows
 from processor.core.tables.apply import Tables
 from processor.core.tables.event_kinds import EventKinds
 from processor.core.tables.hour_rows import HourRows
-from processor.core.tables.row_marks import Dead
+from processor.core.tables.numbered_rows import Dead
 from processor.core.tables.table_rows import Progress
 from processor.core.tables.user_rows import UserRows
 from tests.support.dict_index import DictIndex
@@ -85,16 +85,13 @@ def apply(found: Tables, data: st.DataObject, log: Sent) -> None:
 
 def flush(found: Tables, changelog: list[tuple[bytes, bytes | None]], *, packs: bool) -> dict[bytes, bytes]:
     """Append the changes; returns those of hours and latencies."""
-    changes = found.drain_changes()
+    changes = found.drain_changes(packs=packs)
     assert changes is not None
-    records = changes.packed() if packs else changes.singles()
+    records = changes.records
     start = len(changelog)
     changelog += records
     assert len(changes) >= len(records) or not packs
-    if packs:
-        changes.wrote_packed(start)
-    else:
-        changes.wrote_singly(range(start, len(changelog)))
+    changes.wrote(range(start, len(changelog)))
     kept = [(key, value) for key, value in records if value and table_rows.decode_key(key)[1] in {"hour", "latency"}]
     assert len(dict(kept)) == len(kept)
     assert table_rows.decode_key(records[-1][0])[1] == "progress"
@@ -218,15 +215,15 @@ def test_what_is_written_again_ends_the_record_before() -> None:
     found = Tables(0, b"salt", DictIndex())
     message = message_of("p", [Usage(1, latency=7)])
     found.apply(0, message, found.prepare(message))
-    changes = found.drain_changes()
+    changes = found.drain_changes(packs=True)
     assert changes is not None
-    kinds = [table_rows.decode_key(key)[1] for key, _ in changes.packed()]
-    assert changes.wrote_packed(10) == []
+    kinds = [table_rows.decode_key(key)[1] for key, _ in changes.records]
+    assert changes.wrote(range(10, 10 + len(kinds))) == []
     message = message_of("p", [Usage(2, user=None, latency=0)])
     found.apply(1, message, found.prepare(message))
-    changes = found.drain_changes()
+    changes = found.drain_changes(packs=True)
     assert changes is not None
-    dead = changes.wrote_packed(50)
+    dead = changes.wrote(range(50, 50 + len(changes.records)))
     assert Dead(10 + kinds.index("hour"), 1) in dead
     assert Dead(10 + kinds.index("latency"), 1) not in dead, "nothing was measured since"
 

@@ -228,7 +228,7 @@ def tables_until(log: Log, number: int, end: int) -> list[tuple[bytes | None, by
                 made.apply(record.offset, decoded, made.prepare(decoded))
     changes = made.drain_changes()
     assert changes is not None
-    return [*changes.singles()]
+    return [*changes.records]
 
 
 def test_after_retention_the_checkpoint_stands_for_what_was_deleted(log: Log) -> None:

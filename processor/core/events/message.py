@@ -313,7 +313,14 @@ def decode(value: bytes) -> Message:
     try:
         parts = _decode_parts(value)
         version = _decode_number(parts[0]) if len(parts) > 1 else 0
-        return _read(parts) if version == VERSION else _read_other(version, value)
+        if version != VERSION:
+            return _read_other(version, value)
+        _, checksum, columns, originals = parts
+        if _decode_number(checksum) != _checksum(memoryview(columns), memoryview(originals)):
+            raise MessageError("event message with a wrong checksum: its bytes are not those that were written")
+        found = _decode_columns(columns)
+        dims = compiled_rows.read_dims(found.dims)
+        return _checked(found.requests, found.users, dims, found.cost_sources, found.rows, originals)
     except MessageError:
         raise
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -327,15 +334,6 @@ def _read_other(version: int, value: bytes) -> Message:
     if not 0 < version < MAX_VERSION:
         raise MessageError("not an event message: it names no version")
     raise UnknownVersion(version)
-
-
-def _read(parts: list[Raw]) -> Message:
-    _, checksum, columns, originals = parts
-    if _decode_number(checksum) != _checksum(memoryview(columns), memoryview(originals)):
-        raise MessageError("event message with a wrong checksum: its bytes are not those that were written")
-    found = _decode_columns(columns)
-    dims = compiled_rows.read_dims(found.dims)
-    return _checked(found.requests, found.users, dims, found.cost_sources, found.rows, originals)
 
 
 def _read_v4(value: bytes) -> Message:

@@ -1,4 +1,4 @@
-# Events added to rows of sums and to histograms, as `sum_rows` and `latency_rows` do it in columns: one pass.
+# Events added to rows of sums and to histograms, as `numbered_rows` and `latency_rows` do it in columns: one pass.
 
 cdef struct Sums:  # `row_bytes.DTYPE`
     uint32_t zero
@@ -10,7 +10,7 @@ cdef struct Sums:  # `row_bytes.DTYPE`
     int64_t first_seen
     int64_t last_seen
 
-cdef struct Mark:  # of `row_marks`
+cdef struct Mark:  # of `numbered_rows`
     int64_t changelog
     int32_t dirty
     int32_t unused

@@ -5,6 +5,7 @@ the row (its offset), so applying any part of the log again, in order, changes n
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -23,11 +24,9 @@ from processor.core.tables.event_kinds import EventKinds
 from processor.core.tables.horizon import Horizon
 from processor.core.tables.hour_rows import HourRows
 from processor.core.tables.latency_rows import LatencyRows
-from processor.core.tables.row_marks import Dead, Singles
+from processor.core.tables.numbered_rows import Dead, Drained, Record
 from processor.core.tables.table_rows import NEVER, WINDOW_SIZE, Counts, Progress, Scope, Sums, WindowKey
-from processor.core.tables.user_rows import UserChanges, UserRows, blocks_of, pieces_of
-
-Record = tuple[bytes, bytes | None]
+from processor.core.tables.user_rows import UserRows
 
 Row = Counts | Progress | Horizon
 """A row that is an object."""
@@ -40,71 +39,38 @@ class Changes(Struct):
     flush when it has the progress.
     """
 
-    tables: "Tables"
-    users: UserChanges
-    hours: Singles
-    latencies: Singles
-    rows: list[tuple[Row, bytes | None]]
-    """Of other kinds, with their values; None: a tombstone."""
+    drained: list[Drained]
     claimed: list[Claimed]
     offset: int
     """The last offset of the events that these changes contain."""
 
     def __len__(self) -> int:
         """Return the number of changed rows."""
-        return len(self.users.rows) + self._count_of_others()
+        return sum(each.rows for each in self.drained)
 
-    def packed(self) -> list[Record]:
-        """Return keys and values for the changelog, with users' rows in blocks; value None: a tombstone."""
-        key = row_block.key_of(self.tables.partition)
-        blocks: list[Record] = [(key, row_block.encode(block)) for block in blocks_of(self.users, self.tables.seed)]
-        return blocks + self._others()
+    @property
+    def records(self) -> list[Record]:
+        """Keys and values for the changelog; value None: a tombstone."""
+        return [record for each in self.drained for record in each.records]
 
-    def singles(self) -> list[Record]:
-        """Return the same with a record for each row."""
-        return [*row_block.pairs(self.users.keys, self.users.values), *self._others()]
-
-    def _others(self) -> list[Record]:
-        rows: list[Record] = [(row.key, value) for row, value in self.rows]
-        return [*self.users.wide.records, *self.hours.records, *self.latencies.records, *rows]
-
-    def _count_of_others(self) -> int:
-        columns = (self.users.wide, self.hours, self.latencies)
-        return sum(len(changed.rows) for changed in columns) + len(self.rows)
-
-    def wrote_packed(self, first: int) -> list[Dead]:
-        """Note that the records of `packed` are in the changelog from `first` on; return those that they replace."""
-        dead = []
-        for piece in pieces_of(self.users):
-            dead += self.tables.users.wrote(self.users.rows[piece], first)
-            first += 1
-        return dead + self._wrote_others(np.arange(first, first + self._count_of_others()))
-
-    def wrote_singly(self, offsets: Sequence[int]) -> list[Dead]:
-        """Note that the records of `singles` are in the changelog at `offsets`; return those they replace."""
-        rows = self.users.rows
-        places = np.array(offsets, np.int64)
-        dead = self.tables.users.wrote_singly(rows, places[: len(rows)])
-        return dead + self._wrote_others(places[len(rows) :])
-
-    def _wrote_others(self, offsets: I64) -> list[Dead]:
-        dead = []
-        tables, start = self.tables, 0
-        for wrote, (rows, _) in (
-            (tables.users.wrote_singly, self.users.wide),
-            (tables.hours.wrote, self.hours),
-            (tables.latencies.wrote, self.latencies),
-        ):
-            if len(rows):
-                dead += wrote(rows, offsets[start : start + len(rows)])
-                start += len(rows)
-        for offset, (row, value) in zip(offsets[start:].tolist(), self.rows, strict=True):
-            if row.changelog != NEVER:
-                dead.append(Dead(row.changelog, 1))
-            if value is None:  # a tombstone may be deleted once the records before it are
-                dead.append(Dead(offset, 1))
-            row.changelog = offset
+    def wrote(self, offsets: Sequence[int]) -> list[Dead]:
+        """Note that `records` are in the changelog at `offsets`; return those that they replace."""
+        dead: list[Dead] = []
+        left = np.array(offsets, np.int64)
+        for _, records, wrote in self.drained:
+            dead += wrote(left[: len(records)])
+            left = left[len(records) :]
         return dead
+
+
+def _wrote_objects(rows: Sequence[tuple[Row, bytes | None]], offsets: I64) -> list[Dead]:
+    """See `Drained.wrote`; a value of None is a tombstone."""
+    dead = [Dead(row.changelog, 1) for row, _ in rows if row.changelog != NEVER]
+    for (row, value), offset in zip(rows, offsets.tolist(), strict=True):
+        if value is None:  # it may be deleted once the records before it are
+            dead.append(Dead(offset, 1))
+        row.changelog = offset
+    return dead
 
 
 class Tables:
@@ -113,7 +79,7 @@ class Tables:
     def __init__(self, partition: int, salt: bytes, index: dedupe.ClaimIndex) -> None:
         self.partition = partition
         self.progress = Progress(table_rows.encode_key(partition, "progress"))
-        self.seed = row_block.seed_of(salt)
+        self._seed = row_block.seed_of(salt)
         self.users = UserRows(partition)
         self.hours = HourRows(partition)
         self.latencies = LatencyRows(self.hours, partition)
@@ -301,8 +267,9 @@ class Tables:
 
     # --- the changelog ----------------------------------------------------------------------------------------------
 
-    def drain_changes(self) -> Changes | None:
-        """The changes since the last call, to be written in their order; None if there are none."""
+    def drain_changes(self, *, packs: bool = False) -> Changes | None:
+        """The changes since the last call, to be written in their order; None if there are none. With `packs` users'
+        rows are in blocks."""
         if not self.progress.dirty:
             return None
         self.progress.dirty = 0
@@ -312,15 +279,17 @@ class Tables:
             row.dirty = 0
         if gone:
             changed = [row for row in changed if row.key not in gone]
-        rows: list[tuple[Row, bytes | None]] = list(zip(changed, table_rows.encode_values(changed), strict=True))
+        rows: list[tuple[Row, bytes | None]] = [(row, table_rows.encode_value(row)) for row in changed]
         rows += [(row, None) for row in gone.values() if row.changelog != NEVER]
         if self.horizon.dirty:  # with the tombstones of what it has closed
             self.horizon.dirty = 0
             rows.append((self.horizon, self.horizon.encode()))
         self.progress.rows, self.progress.events = self.tally
         rows.append((self.progress, table_rows.encode_value(self.progress)))
-        columns = self.users.drain(), self.hours.drain(), self.latencies.drain()
-        changes = Changes(self, *columns, rows, self._claimed, self.progress.offset)
+        users = self.users.drain(self._seed if packs else None)
+        objects = Drained(len(rows), [(row.key, value) for row, value in rows], partial(_wrote_objects, rows))
+        drained = [*users, *self.hours.drain(), self.latencies.drain(), objects]
+        changes = Changes(drained, self._claimed, self.progress.offset)
         self._dirty, self._gone, self._claimed = [], {}, []
         return changes
 

@@ -10,9 +10,8 @@ from sys import intern
 import numpy as np
 
 from processor.core.growing_arrays import I64, Records
-from processor.core.tables import row_bytes, table_rows
-from processor.core.tables.row_marks import Dead, Singles, dead_singles
-from processor.core.tables.sum_rows import SumRows
+from processor.core.tables import row_block, table_rows
+from processor.core.tables.numbered_rows import Drained, SumRows
 from processor.core.tables.table_rows import NEVER, HourKey, Sums
 
 
@@ -66,30 +65,21 @@ class HourRows(SumRows):
 
     # --- the changelog ----------------------------------------------------------------------------------------------
 
-    def drain(self) -> Singles:
+    def drain(self) -> list[Drained]:
         """Return what has changed since the last call."""
-        rows = self._marks.take()
-        numbers = rows.tolist()
-        joined = self._values.take(rows).tobytes()
-        values = [joined[start : start + row_bytes.SIZE] for start in range(0, len(joined), row_bytes.SIZE)]
-        if self._wide:
-            wide = {row: table_rows.encode_value(self._wide[row]) for row in self._wide.keys() & set(numbers)}
-            values = [wide.get(row, value) for row, value in zip(numbers, values, strict=True)]
-        return Singles(rows, list(zip(map(self._keys.__getitem__, numbers), values, strict=True)))
-
-    def wrote(self, rows: I64, offsets: I64) -> list[Dead]:
-        """Note that the newest records of `rows` are at `offsets`; return the records that they replace."""
-        return dead_singles(self._marks.wrote(rows, offsets))
+        rows, wide = self._take_changed_apart()
+        keys = list(map(self._keys.__getitem__, rows.tolist()))
+        return [self._drained(rows, row_block.pairs(keys, self._values.take(rows))), *wide]
 
     def restore(self, keys: Sequence[bytes], values: Records, offsets: I64) -> None:
         """Read back rows of distinct keys, with the offsets of their records. Raises `ValueError` for a key of another
         format."""
         rows = self.read(keys)
         self._replace(rows, values)
-        self._marks.wrote(rows, offsets)
+        self._move(rows, offsets)
 
     def restore_one(self, key: bytes, found: Sums | None, offset: int) -> None:
         """Read back a row, which may not fit into columns. None: the row is deleted."""
         rows = self.read([key])
         self._replace_one(int(rows[0]), found)
-        self._marks.wrote(rows, np.array([NEVER if found is None else offset]))
+        self._move(rows, np.array([NEVER if found is None else offset]))

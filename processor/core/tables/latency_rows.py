@@ -7,7 +7,6 @@ takes one page of 128 bytes instead of 256 counts.
 
 from collections.abc import Iterator, Sequence
 from itertools import chain, pairwise
-from types import ModuleType
 from typing import Final
 
 import msgspec
@@ -20,7 +19,7 @@ from processor.core.growing_arrays import I64, Segments
 from processor.core.kernel.loaded import kernel
 from processor.core.tables import table_rows
 from processor.core.tables.hour_rows import HourRows
-from processor.core.tables.row_marks import Dead, RowMarks, Singles, dead_singles
+from processor.core.tables.numbered_rows import Drained, NumberedRows
 from processor.core.tables.table_rows import NEVER, Histogram, HourKey
 
 _PAGE_BITS: Final = 4
@@ -36,15 +35,15 @@ _OF_ROW: Final = np.arange(_PAGES)
 _encode = msgspec.json.Encoder().encode
 
 
-class LatencyRows:
+class LatencyRows(NumberedRows):
     """The histograms, and which of them have changed since the last `drain`. One whose offset is `NEVER` is none."""
 
     def __init__(self, hours: HourRows, partition: int) -> None:
         """`hours` map keys to numbers."""
+        super().__init__()
         self._hours = hours
         self._start = b'[%d,"latency",' % partition
         self._skipped = len(b'[%d,"hour",' % partition)
-        self._marks = RowMarks()
         self._offsets = Segments(np.array((NEVER,), [("offset", "<i8")]))
         self._pages = Segments(np.array((-1,), [("page", "<i4")]))
         """`_PAGES` for each histogram: the number of each of its pages, -1 for one that does not exist."""
@@ -55,15 +54,10 @@ class LatencyRows:
     def __len__(self) -> int:
         return self._length
 
-    @property
-    def changed(self) -> int:
-        """Histograms waiting for the next flush."""
-        return self._marks.changed
-
     def rows(self) -> Iterator[tuple[HourKey, Histogram]]:
         """Yield all histograms. Makes an object for each: not for the hot path."""
         rows = self._there()
-        places, changelogs = self._hours.places, self._marks.changelogs(rows).tolist()
+        places, changelogs = self._hours.places, self._marks.column("changelog", rows).tolist()
         numbers, starts = self._listed(rows)
         bounds = pairwise([*starts.tolist(), len(numbers)])
         for row, changelog, (start, end) in zip(rows.tolist(), changelogs, bounds, strict=True):
@@ -86,11 +80,26 @@ class LatencyRows:
         `rows` and `offsets` have the number of the hour and the message's offset of each event, in the order of the
         log. Events that were not measured are left out. All these histograms are written again, see `SumRows.add_to`.
 
-        The compiled kernel counts one event after the other, where it runs and no histogram contains its message.
+        The compiled kernel counts one event after the other, where it runs and no histogram contains its message; else
+        it changes nothing, but that pages of others may exist already.
         """
         self._grow()
-        if kernel is not None and self._add_compiled(kernel, rows, offsets, buckets):
-            return
+        buckets = np.ascontiguousarray(buckets)
+        while kernel is not None:
+            offsets_of, pages, counts, marks = (
+                each.parts for each in (self._offsets, self._pages, self._counts, self._marks)
+            )
+            counted = kernel.count_latencies(
+                offsets_of, pages, counts, marks, growing_arrays.BITS, _PAGE_BITS, rows, offsets, buckets, NEVER
+            )
+            if counted is None:
+                break
+            touched, came, missing = counted
+            if not missing:
+                self._touched(touched)
+                self._length += came
+                return
+            self._make_pages(np.unique(np.frombuffer(missing, np.int64)))
         self._add_by_numpy(rows, offsets, buckets)
 
     def _add_by_numpy(self, rows: I64, offsets: I64, buckets: NDArray[np.uint8]) -> None:
@@ -100,39 +109,13 @@ class LatencyRows:
             rows, offsets, buckets = rows[known], offsets[known], buckets[known]
         held = self._offsets.column("offset", rows)
         is_open = held < offsets
-        self._marks.touch_each(rows)
+        self._touch_each(rows)
         if not is_open.all():
             rows, offsets, buckets, held = rows[is_open], offsets[is_open], buckets[is_open], held[is_open]
         self._length += len(np.unique(rows[held == NEVER]))
         self._set_offsets(rows, offsets)
         for part, at, _ in self._counts.split(self._cells(rows << 8 | buckets)):
             np.add.at(part["count"], at, 1)  # counts an index as often as it comes
-
-    def _add_compiled(self, chosen: ModuleType, rows: I64, offsets: I64, buckets: NDArray[np.uint8]) -> bool:
-        """`add` by the kernel. False: a histogram contains its message; nothing has changed then, but that pages of the
-        others may exist already."""
-        buckets = np.ascontiguousarray(buckets)
-        while True:
-            counted = chosen.count_latencies(
-                self._offsets.parts,
-                self._pages.parts,
-                self._counts.parts,
-                self._marks.parts,
-                growing_arrays.BITS,
-                _PAGE_BITS,
-                rows,
-                offsets,
-                buckets,
-                NEVER,
-            )
-            if counted is None:
-                return False
-            touched, came, missing = counted
-            if not missing:
-                self._marks.touched(touched)
-                self._length += came
-                return True
-            self._make_pages(np.unique(np.frombuffer(missing, np.int64)))
 
     def _grow(self) -> None:
         """Have a histogram for each number."""
@@ -167,13 +150,13 @@ class LatencyRows:
 
     def touch_all(self) -> None:
         """Have every histogram written with the next flush."""
-        self._marks.touch(self._there())
+        self._touch(self._there())
 
     # --- the changelog ----------------------------------------------------------------------------------------------
 
-    def drain(self) -> Singles:
+    def drain(self) -> Drained:
         """Return what has changed since the last call."""
-        rows = self._marks.take()
+        rows = self._take_changed()
         numbers, starts = self._listed(rows)
         # All numbers become one text, which is split where the offsets were: half the time of a call for each row.
         offsets, numbers[starts] = numbers[starts].tolist(), _CUT
@@ -181,11 +164,7 @@ class LatencyRows:
         listed.append(_CUT)
         texts = _encode(listed)[1:-1].split(b"%d" % _CUT)[1:-1]
         values = [b"[%d%b]" % (offset, text[:-1]) for offset, text in zip(offsets, texts, strict=True)]
-        return Singles(rows, list(zip(map(self._key, rows.tolist()), values, strict=True)))
-
-    def wrote(self, rows: I64, offsets: I64) -> list[Dead]:
-        """Note that the newest records of `rows` are at `offsets`; return the records that they replace."""
-        return dead_singles(self._marks.wrote(rows, offsets))
+        return self._drained(rows, list(zip(map(self._key, rows.tolist()), values, strict=True)))
 
     def _listed(self, rows: I64) -> tuple[I64, I64]:
         """Return the numbers of histograms in the form of the changelog, one behind the other, and where each begins:
@@ -236,13 +215,13 @@ class LatencyRows:
         counts = pairs[1::2]
         for part, at, which in self._counts.split(self._cells(np.repeat(rows, sizes >> 1) << 8 | pairs[::2])):
             part["count"][at] = counts[which]
-        self._marks.wrote(rows, offsets)
+        self._move(rows, offsets)
 
     def remove(self, key: bytes) -> None:
         """Read back a tombstone. Raises `ValueError` for a key of another format."""
         rows = self._hours.read([key])
         self._clear(rows)
-        self._marks.wrote(rows, np.full(1, NEVER))
+        self._move(rows, np.full(1, NEVER))
 
     def _clear(self, rows: I64) -> None:
         """Set all counts of distinct histograms to 0, and their offsets to `NEVER`."""
@@ -252,7 +231,3 @@ class LatencyRows:
         _, cells = self._cells_of(rows)
         for part, at, _ in self._counts.split(cells.ravel()):
             part["count"][at] = 0
-
-    def changelogs(self) -> I64:
-        """Return the offset of each histogram's newest record, `NEVER` for one that has none."""
-        return self._marks.all_changelogs()

@@ -22,7 +22,7 @@ The progress is the last record of every flush. Behind its first two numbers it 
 look like if they belong to it (`Progress.record`); a start compares them (`processor.core.tables.history`).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, Final, Literal, TypeVar
 
@@ -223,24 +223,12 @@ def encode_key(partition: int, kind: str, *parts: object) -> bytes:
 
 def encode_value(row: Row) -> bytes:
     """The changelog value of a row."""
-    return encode_values((row,))[0]
-
-
-def encode_values(rows: Iterable[Row]) -> list[bytes]:
-    """The changelog values of rows, in their order."""
-    values = []
-    for row in rows:
-        if type(row) is Sums:
-            try:
-                value = row_bytes.pack(*row_bytes.members_of(row))
-            except row_bytes.Misfit:
-                value = _encode(row.value())
-        elif type(row) is Progress:
-            value = _encode(row.record())
-        else:
-            value = _encode(row.value())
-        values.append(value)
-    return values
+    if type(row) is Sums:
+        try:
+            return row_bytes.pack(*row_bytes.members_of(row))
+        except row_bytes.Misfit:
+            pass
+    return _encode(row.record() if type(row) is Progress else row.value())
 
 
 def decode_key(key: bytes) -> tuple[int, str, tuple[Any, ...]]:

@@ -1,13 +1,15 @@
 """One partition's rows of users, in columns: there may be millions, and nearly every event of a message has its own.
 
-A row of sums (`sum_rows`) is found by 128 bits of hash of its user and of what else it is kept by, without a look-up
-for each event. A user's half of the hash is computed once for each name in a message, the other half once for each
-group.
+A row of sums (`numbered_rows`) is found by 128 bits of hash of its user and of what else it is kept by, without a
+look-up for each event. A user's half of the hash is computed once for each name in a message, the other half once for
+each group.
 """
 
+from array import array
 from collections.abc import Iterator, Sequence
+from functools import partial
 from sys import intern
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -16,12 +18,11 @@ from numpy.typing import NDArray
 
 from processor.core.growing_arrays import I64, Records, Segments
 from processor.core.hash_index import HASH, HashIndex, hashes_of, name_hashes
+from processor.core.kernel.loaded import kernel
 from processor.core.tables import row_block, table_rows
+from processor.core.tables.numbered_rows import Dead, Drained, SumRows
 from processor.core.tables.row_block import RowBlock
-from processor.core.tables.row_marks import Dead, Singles
-from processor.core.tables.sum_rows import SumRows
 from processor.core.tables.table_rows import NEVER, Sums, UserPlace
-from processor.core.tables.user_keys import UserKeys
 from processor.core.tables.user_places import GroupKey, user_places
 
 MAX_BLOCK: Final = 8192
@@ -39,15 +40,60 @@ class _Written(Struct, gc=False):
     """Those rows, and perhaps others."""
 
 
-class UserChanges(NamedTuple):
-    """Rows to be written: their values are those of the moment in which this was made."""
+class UserKeys:
+    """The changelog keys of rows, numbered as they are added. Of most only the user differs, so each takes 12 bytes
+    besides the user's name as JSON, and no object."""
 
-    rows: I64
-    keys: list[bytes]
-    """Of `rows`, in their order, like `values`."""
-    values: Records
-    wide: Singles
-    """Those that do not fit into a block."""
+    def __init__(self, partition: int) -> None:
+        self._partition = partition
+        self._starts: list[bytes] = []  # of each group, what its keys have before the user
+        self._ends: list[bytes] = []  # and behind it
+        self._groups = array("i")
+        self._bounds = array("q", [0])  # where each name begins, and where the last one ends
+        self._texts = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def add_group(self, key: GroupKey) -> None:
+        """Add a group, whose number is how many there were before."""
+        project, *rest = key
+        self._starts.append(b'[%d,"user",%b,' % (self._partition, _encode(project)))
+        self._ends.append(b"," + _encode(rest)[1:])
+
+    def extend(self, groups: I64, users: Sequence[str | None]) -> None:
+        """Add the keys of users, each in one of the groups."""
+        texts, lengths = _texts_of(users)
+        bounds = np.cumsum(lengths)
+        bounds += len(self._texts)
+        self._texts += texts
+        self._groups.frombytes(groups.astype(np.int32).tobytes())
+        self._bounds.frombytes(bounds.tobytes())
+
+    def __getitem__(self, number: int) -> bytes:
+        group, name = self._groups[number], self._texts[self._bounds[number] : self._bounds[number + 1]]
+        return self._starts[group] + name + self._ends[group]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return map(self.__getitem__, range(len(self)))
+
+    def take(self, numbers: I64) -> list[bytes]:
+        """The keys with these numbers."""
+        if kernel is None:
+            return list(map(self.__getitem__, numbers.tolist()))
+        keys: list[bytes] = kernel.row_keys(
+            self._starts, self._ends, self._groups, self._bounds, self._texts, np.ascontiguousarray(numbers)
+        )
+        return keys
+
+
+def _texts_of(users: Sequence[str | None]) -> tuple[bytes | bytearray, I64]:
+    """Names as JSON, one behind the other, and how long each is."""
+    if kernel is not None:
+        texts, lengths = kernel.name_texts(list(users), _encode)
+        return texts, np.frombuffer(lengths, np.int64)
+    encoded = list(map(_encode, users))
+    return b"".join(encoded), np.fromiter(map(len, encoded), np.int64, len(encoded))
 
 
 class UserRows(SumRows):
@@ -113,28 +159,31 @@ class UserRows(SumRows):
 
     # --- the changelog ----------------------------------------------------------------------------------------------
 
-    def drain(self) -> UserChanges:
-        """What has changed since the last call."""
-        rows = self._marks.take()
-        wide = Singles(np.empty(0, np.int64), [])
-        if self._wide:
-            is_wide = np.isin(rows, list(self._wide))
-            chosen = [self._wide[row] for row in rows[is_wide].tolist()]
-            values = table_rows.encode_values(chosen)
-            wide = Singles(rows[is_wide], [(row.key, value) for row, value in zip(chosen, values, strict=True)])
-            rows = rows[~is_wide]
-        return UserChanges(rows, self._keys.take(rows), self._values.take(rows), wide)
+    def drain(self, seed: int | None) -> list[Drained]:
+        """Return what has changed since the last call: in blocks, or without their `seed` (`row_block.seed_of`) with a
+        record for each row; those that do not fit into a block come last."""
+        rows, wide = self._take_changed_apart()
+        if seed is None:
+            return [self._drained(rows, row_block.pairs(self._keys.take(rows), self._values.take(rows))), *wide]
+        return [*(self._block(rows[at : at + MAX_BLOCK], seed) for at in range(0, len(rows), MAX_BLOCK)), *wide]
 
-    def wrote(self, rows: I64, offset: int) -> list[Dead]:
-        """The newest values of `rows` are in the block at `offset` from now on; returns the records that this ends."""
+    def _block(self, rows: I64, seed: int) -> Drained:
+        """Return rows with one record for all."""
+        keys = self._keys.take(rows)
+        block = RowBlock(keys, row_block.key_hashes(keys, seed), self._values.take(rows))
+        record = row_block.key_of(self._partition), row_block.encode(block)
+        return Drained(len(rows), [record], partial(self._wrote_block, rows))
+
+    def _wrote_block(self, rows: I64, offsets: I64) -> list[Dead]:
+        [offset] = offsets.tolist()
         self._written[offset] = _Written(len(rows), len(rows), rows.astype(np.int32))
-        return self.wrote_singly(rows, np.full(len(rows), offset))
+        return self._wrote(rows, np.full(len(rows), offset))
 
-    def wrote_singly(self, rows: I64, offsets: I64) -> list[Dead]:
-        """The same for a record of each row's own."""
-        before = self._marks.wrote(rows, offsets)
+    def _wrote(self, rows: I64, offsets: I64) -> list[Dead]:
+        """See `NumberedRows`: a block is replaced with the last of its rows."""
         dead = []
-        for offset, count in zip(*(found.tolist() for found in np.unique(before, return_counts=True)), strict=True):
+        before = np.unique(self._move(rows, offsets), return_counts=True)
+        for offset, count in zip(*(found.tolist() for found in before), strict=True):
             written = self._written.get(offset)
             if written is None:
                 if offset != NEVER:
@@ -154,7 +203,7 @@ class UserRows(SumRows):
             if surplus <= 0 or count >= limit or written.live == written.size:
                 break
             rows = written.rows.astype(np.int64)
-            self._marks.touch(rows[self._marks.changelogs(rows) == offset])
+            self._touch(rows[self._marks.column("changelog", rows) == offset])
             surplus -= written.size - written.live
             count += written.live
         return count
@@ -167,7 +216,7 @@ class UserRows(SumRows):
         them."""
         rows = self._known(keys)
         self._replace(rows, values)
-        self.wrote_singly(rows, offsets)
+        self._wrote(rows, offsets)
         if size:
             self._written[int(offsets[0])] = _Written(size, len(rows), rows.astype(np.int32))
 
@@ -175,7 +224,7 @@ class UserRows(SumRows):
         """Read back a row whose numbers may not fit into columns; None: it is gone."""
         rows = self._known([key])
         self._replace_one(int(rows[0]), found)
-        self.wrote_singly(rows, np.array([NEVER if found is None else offset]))
+        self._wrote(rows, np.array([NEVER if found is None else offset]))
 
     def _known(self, keys: Sequence[bytes]) -> I64:
         """The rows with these keys; those that there are not are made."""
@@ -191,16 +240,3 @@ class UserRows(SumRows):
                 if keys[number] != key:
                     raise ValueError(f"not a row key: {keys[number]!r} ({key!r} has the same meaning)")
         return rows
-
-
-def pieces_of(changes: UserChanges) -> Iterator[slice]:
-    """Changes in pieces of at most `MAX_BLOCK` rows."""
-    for start in range(0, len(changes.rows), MAX_BLOCK):
-        yield slice(start, start + MAX_BLOCK)
-
-
-def blocks_of(changes: UserChanges, seed: int) -> Iterator[RowBlock]:
-    """These pieces as blocks. `seed`: see `row_block.seed_of`."""
-    for piece in pieces_of(changes):
-        keys = changes.keys[piece]
-        yield RowBlock(keys, row_block.key_hashes(keys, seed), changes.values[piece])

@@ -210,16 +210,7 @@ class Log:
         self._guard = Guard(self.path)
         self._is_unrecovered = False
         try:
-            with self._lock.held():
-                if not self.path.exists():
-                    self._check_is_new("gone")
-                    self._make_file()
-                elif not self.path.stat().st_size:  # SQLite would make a new one of it, and delete what lies beside it
-                    self._check_is_new("empty")
-                self._recover()
-                self._db = _connect(self.path)
-                self._prepare(partitions, upgrade=upgrade)
-                self._guard.begin()
+            self._open(partitions, upgrade=upgrade)
         except (apsw.Error, OSError) as error:
             self._lock.close()
             raise LogError(f"cannot open the log {self.path}: {_reason(error)}") from error
@@ -241,6 +232,19 @@ class Log:
         summed = meta.get(SUMMED_FROM)
         self._summed_from: dict[int, int] | None = None if summed is None else _decode_places(summed)
         """See `SUMMED_FROM`; None: not known, any record may have none."""
+
+    def _open(self, partitions: int | None, *, upgrade: bool) -> None:
+        """Open the file, made, recovered and brought to this format where it has to be, while no other process does."""
+        with self._lock.held():
+            if not self.path.exists():
+                self._check_is_new("gone")
+                self._make_file()
+            elif not self.path.stat().st_size:  # SQLite would make a new one of it, and delete what lies beside it
+                self._check_is_new("empty")
+            self._recover()
+            self._db = _connect(self.path)
+            self._prepare(partitions, upgrade=upgrade)
+            self._guard.begin()
 
     def _check_partitions(self, asked: int | None) -> None:
         if asked is not None and asked != self.partitions:

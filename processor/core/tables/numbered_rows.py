@@ -1,13 +1,14 @@
-"""Numbered rows of exact sums, in columns: 72 bytes each (`row_bytes`).
+"""Numbered rows in columns: which of them wait for the next flush, where the newest record of each is, and exact sums.
 
+Rows of users, rows of hours and histograms are numbered rows; the first two have sums, of 72 bytes each (`row_bytes`).
 The events of many messages are added with a few calls of numpy, without an object for each row. Sums in columns stay
 below 2^62, and so does what messages add to them, so no addition overflows. A row beyond that is *wide*: its numbers
 are Python integers in an object of its own.
 """
 
-from collections.abc import Iterator
-from types import ModuleType
-from typing import Final, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,12 @@ from processor.core import growing_arrays
 from processor.core.events.columns import Rows
 from processor.core.growing_arrays import I64, Records, Segments
 from processor.core.kernel.loaded import kernel
-from processor.core.tables import grouped_sums, row_bytes
-from processor.core.tables.row_marks import RowMarks
+from processor.core.tables import grouped_sums, row_bytes, table_rows
 from processor.core.tables.row_sums import AMOUNTS, words_of
 from processor.core.tables.table_rows import NEVER, Sums
+
+_MARK: Final = np.dtype([("changelog", "<i8"), ("dirty", "<i4"), ("_", "<i4")])
+_NO_MARK: Final = np.array((NEVER, 0, 0), _MARK)
 
 _BOUND: Final = grouped_sums.SAFE
 _MAX_COUNT: Final = 2**31
@@ -31,6 +34,90 @@ _NOTHING["offset"] = NEVER
 
 Mask = NDArray[np.bool_]
 
+Record = tuple[bytes, bytes | None]
+"""Key and value of a record of the changelog; None: a tombstone."""
+
+
+class Dead(NamedTuple):
+    """A record of the changelog that newer ones have replaced."""
+
+    offset: int
+    rows: int
+    """How many rows it has."""
+
+
+class Drained(NamedTuple):
+    """Changed rows as records of the changelog. The values are those at the time of the drain."""
+
+    rows: int
+    """How many."""
+    records: Sequence[Record]
+    wrote: Callable[[I64], list[Dead]]
+    """Note that the records are at these offsets; returns the records that they replace."""
+
+
+class NumberedRows:
+    """The marks of rows numbered from 0. A subclass has their values, and maps keys to numbers."""
+
+    def __init__(self) -> None:
+        self._marks = Segments(_NO_MARK)
+        """The compiled kernel sets those of rows that wait, and then has `_touched` called."""
+        self._dirty: list[I64] = []
+        self.changed = 0
+        """Rows waiting for the next flush."""
+
+    def _touch(self, rows: I64) -> None:
+        """Have distinct rows written with the next flush."""
+        fresh = rows[self._marks.column("dirty", rows) == 0]
+        if len(fresh):
+            for part, at, _ in self._marks.split(fresh):
+                part["dirty"][at] = 1
+            self._dirty.append(fresh)
+            self.changed += len(fresh)
+
+    def _touch_each(self, rows: I64) -> None:
+        """The same for rows that may repeat.
+
+        Only those that do not wait yet are made distinct: in most calls there are none, and sorting takes 0.1 ms.
+        """
+        fresh = rows[self._marks.column("dirty", rows) == 0]
+        if len(fresh):
+            self._touch(np.unique(fresh))
+
+    def _touched(self, rows: bytes) -> None:
+        """Note distinct rows, numbers of 64 bits, that were marked as waiting. They are written in their order."""
+        if rows:
+            self._dirty.append(np.sort(np.frombuffer(rows, np.int64)))
+            self.changed += len(self._dirty[-1])
+
+    def _take_changed(self) -> I64:
+        """Return the waiting rows, each once, and have none wait."""
+        rows = np.concatenate(self._dirty) if self._dirty else np.empty(0, np.int64)
+        self._dirty, self.changed = [], 0
+        for part, at, _ in self._marks.split(rows):
+            part["dirty"][at] = 0
+        return rows
+
+    def _drained(self, rows: I64, records: Sequence[Record]) -> Drained:
+        """Return rows with a record each."""
+        return Drained(len(rows), records, partial(self._wrote, rows))
+
+    def _wrote(self, rows: I64, offsets: I64) -> list[Dead]:
+        """Note that the newest records of distinct rows are at `offsets`; return the records that they replace."""
+        return [Dead(offset, 1) for offset in self._move(rows, offsets).tolist() if offset != NEVER]
+
+    def _move(self, rows: I64, offsets: I64) -> I64:
+        """Note the same; return where the records were before."""
+        before: I64 = self._marks.column("changelog", rows)
+        for part, at, which in self._marks.split(rows):
+            part["changelog"][at] = offsets[which]
+        return before
+
+    def changelogs(self) -> I64:
+        """Return the offset of each row's newest record, `NEVER` for a row that has none."""
+        found: I64 = self._marks.column("changelog", np.arange(len(self._marks)), ascending=True)
+        return found
+
 
 class Keys(Protocol):
     """The changelog keys of rows, by number."""
@@ -39,13 +126,13 @@ class Keys(Protocol):
     def __getitem__(self, number: int, /) -> bytes: ...
 
 
-class SumRows:
-    """The sums and marks of rows. A subclass maps keys to the numbers of rows."""
+class SumRows(NumberedRows):
+    """Rows of sums."""
 
     def __init__(self, keys: Keys) -> None:
         """`keys` is the subclass's, which adds to it and then calls `_grow`."""
+        super().__init__()
         self._values = Segments(_NOTHING)
-        self._marks = RowMarks()
         self._keys_by_number = keys
         self._wide: dict[int, Sums] = {}
         self._tally: tuple[int, int] | None = (0, 0)
@@ -53,11 +140,6 @@ class SumRows:
 
     def __len__(self) -> int:
         return len(self._keys_by_number)
-
-    @property
-    def changed(self) -> int:
-        """Rows waiting for the next flush."""
-        return self._marks.changed
 
     @property
     def tally(self) -> tuple[int, int]:
@@ -74,7 +156,7 @@ class SumRows:
 
     def _all(self) -> Iterator[tuple[int, Sums]]:
         """Yield number and sums of all rows that have events. Makes an object for each: not for the hot path."""
-        values, changelogs = self._values.take(np.arange(len(self._keys_by_number))), self._marks.all_changelogs()
+        values, changelogs = self._values.take(np.arange(len(self._keys_by_number))), self.changelogs()
         for row, (value, changelog) in enumerate(zip(values.tolist(), changelogs.tolist(), strict=True)):
             found = self._wide.get(row) or sums_of(self._keys_by_number[row], value)
             if found.requests:  # one that was taken away has none
@@ -95,16 +177,30 @@ class SumRows:
         `rows` and `offsets` have the row and the message's offset of each event, in the order of the log. All these
         rows are written with the next flush, also those that contain the message: memory may be ahead of the changelog.
 
-        The compiled kernel adds one event after the other, where it runs and nothing is out of the ordinary.
+        The compiled kernel adds one event after the other, where it runs and nothing is out of the ordinary: a wide
+        row, one that contains its message, or a sum that may not fit into 64 bits. Then it changes nothing.
         """
-        if kernel is None or not self._add_compiled(kernel, rows, offsets, events, errors):
+        added = None
+        if kernel is not None and not (self._wide and np.isin(rows, list(self._wide)).any()):
+            values, marks, failed = self._values.parts, self._marks.parts, np.ascontiguousarray(errors)
+            added = kernel.add_sums(
+                values, marks, growing_arrays.BITS, rows, offsets, events, failed, grouped_sums.SAFE, _MAX_COUNT
+            )
+        if added is None:
             self._add_by_numpy(rows, offsets, events, errors)
+            return
+        touched, over, came = added
+        self._touched(touched)
+        if self._tally is not None:
+            self._tally = self._tally[0] + came, self._tally[1] + len(rows)
+        for row in np.unique(np.frombuffer(over, np.int64)).tolist():
+            self._put(row, self._get(row))
 
     def _add_by_numpy(self, rows: I64, offsets: I64, events: Rows, errors: Mask) -> None:
         """`add_to` with as many calls for all events as for one."""
         is_open = self._values.column("offset", rows) < offsets
         if not is_open.all():
-            self._marks.touch_each(rows[~is_open])
+            self._touch_each(rows[~is_open])
             rows, offsets, events, errors = rows[is_open], offsets[is_open], events[is_open], errors[is_open]
             if not len(rows):
                 return
@@ -113,7 +209,7 @@ class SumRows:
             empty = self._values.column("requests", added.codes) == 0  # of a wide row these are 0, too
             fresh = np.count_nonzero(empty) - (sum(map(added.codes.__contains__, self._wide)) if self._wide else 0)
             self._tally = self._tally[0] + int(fresh), self._tally[1] + len(rows)
-        self._marks.touch(added.codes)
+        self._touch(added.codes)
         if added.amounts.dtype == object:
             self._add_exactly(added)
             return
@@ -123,25 +219,6 @@ class SumRows:
                 self._add_exactly(added.where(is_wide))
                 added = added.where(~is_wide)
         self._add(added)
-
-    def _add_compiled(self, chosen: ModuleType, rows: I64, offsets: I64, events: Rows, errors: Mask) -> bool:
-        """`add_to` by the kernel. False: there is a wide row, one that contains its message, or a sum that may not fit
-        into 64 bits; nothing has changed then."""
-        if self._wide and np.isin(rows, list(self._wide)).any():
-            return False
-        values, marks, failed = self._values.parts, self._marks.parts, np.ascontiguousarray(errors)
-        added = chosen.add_sums(
-            values, marks, growing_arrays.BITS, rows, offsets, events, failed, grouped_sums.SAFE, _MAX_COUNT
-        )
-        if added is None:
-            return False
-        touched, over, came = added
-        self._marks.touched(touched)
-        if self._tally is not None:
-            self._tally = self._tally[0] + came, self._tally[1] + len(rows)
-        for row in np.unique(np.frombuffer(over, np.int64)).tolist():
-            self._put(row, self._get(row))
-        return True
 
     def _add(self, added: grouped_sums.Grouped) -> None:
         values = self._values.take(added.codes)
@@ -184,9 +261,19 @@ class SumRows:
         numbers = np.arange(len(self._keys_by_number))
         is_there = self._values.column("requests", numbers) > 0
         is_there[list(self._wide)] = True
-        self._marks.touch(numbers[is_there])
+        self._touch(numbers[is_there])
 
     # --- the changelog ----------------------------------------------------------------------------------------------
+
+    def _take_changed_apart(self) -> tuple[I64, list[Drained]]:
+        """Return the waiting rows that are in columns, and the wide ones; none waits any more."""
+        rows = self._take_changed()
+        if not self._wide:
+            return rows, []
+        is_wide = np.isin(rows, list(self._wide))
+        chosen = [self._wide[row] for row in rows[is_wide].tolist()]
+        records = [(row.key, table_rows.encode_value(row)) for row in chosen]
+        return rows[~is_wide], [self._drained(rows[is_wide], records)]
 
     def _replace(self, rows: I64, values: Records) -> None:
         """Replace the sums of distinct rows with those read back."""
@@ -202,10 +289,6 @@ class SumRows:
         """Replace the sums of a row, which may not fit into columns. None: the row is deleted."""
         self._tally = None
         self._put(row, found or Sums(self._keys_by_number[row]))
-
-    def changelogs(self) -> I64:
-        """Return the offset of each row's newest record, `NEVER` for a row that has none."""
-        return self._marks.all_changelogs()
 
 
 def _amounts(values: Records) -> I64:
