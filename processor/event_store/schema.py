@@ -38,6 +38,10 @@ SCHEMA: Final[Any] = pa.schema(
     metadata={"spendstream.schema": str(VERSION)},
 )
 
+ROW_BYTES: Final = "spendstream.row_bytes"
+"""What a file's metadata says beside that: bytes of a row in memory, where the rows are the largest. Its own sizes are
+those of its pages, in which texts that come again stand once."""
+
 FEW_VALUES: Final = (
     *("provider", "model", "operation", "status", "finish_reason", "environment", "sdk_version"),
     *("kind", "cost_source", "project"),
@@ -49,3 +53,9 @@ WRITTEN: Final[Any] = pa.schema(
     metadata=SCHEMA.metadata,
 )
 """What tables are on their way into a file. In the file dictionaries are texts like others."""
+
+
+def row_bytes(table: Any) -> int:
+    """Return the bytes of a row of a table in memory, at least one."""
+    size: int = table.nbytes // table.num_rows
+    return max(size, 1)
