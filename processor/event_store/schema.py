@@ -55,7 +55,19 @@ WRITTEN: Final[Any] = pa.schema(
 """What tables are on their way into a file. In the file dictionaries are texts like others."""
 
 
+def bytes_of(table: Any) -> int:
+    """Return how many bytes the rows of a table of `WRITTEN` take in memory. Of a dictionary, which other rows may have
+    in common with them, only as many texts count as there are rows."""
+    size: int = 0
+    for chunk in (chunk for column in table.columns for chunk in column.chunks):
+        if pa.types.is_dictionary(chunk.type):
+            texts = chunk.dictionary
+            size += chunk.indices.nbytes + texts.nbytes * min(len(chunk), len(texts)) // max(len(texts), 1)
+        else:
+            size += chunk.nbytes
+    return size
+
+
 def row_bytes(table: Any) -> int:
     """Return the bytes of a row of a table in memory, at least one."""
-    size: int = table.nbytes // table.num_rows
-    return max(size, 1)
+    return max(bytes_of(table) // table.num_rows, 1)
