@@ -58,16 +58,16 @@ WRITTEN: Final[Any] = pa.schema(
 def bytes_of(table: Any) -> int:
     """Return how many bytes the rows of a table of `WRITTEN` take in memory. Of a dictionary, which other rows may have
     in common with them, only as many texts count as there are rows."""
-    size: int = 0
-    for chunk in (chunk for column in table.columns for chunk in column.chunks):
-        if pa.types.is_dictionary(chunk.type):
-            texts = chunk.dictionary
-            size += chunk.indices.nbytes + texts.nbytes * min(len(chunk), len(texts)) // max(len(texts), 1)
-        else:
-            size += chunk.nbytes
-    return size
+    return sum(_bytes_of_chunk(chunk) for column in table.columns for chunk in column.chunks)
+
+
+def _bytes_of_chunk(chunk: Any) -> int:
+    if pa.types.is_dictionary(chunk.type):
+        size, texts = int(chunk.indices.nbytes), chunk.dictionary
+        return size + int(texts.nbytes) * min(len(chunk), len(texts)) // max(len(texts), 1)
+    return int(chunk.nbytes)
 
 
 def row_bytes(table: Any) -> int:
     """Return the bytes of a row of a table in memory, at least one."""
-    return max(bytes_of(table) // table.num_rows, 1)
+    return max(bytes_of(table) // int(table.num_rows), 1)
