@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from processor.core.kernel.loaded import kernel
-from processor.event_store.schema import SCHEMA, WRITTEN
+from processor.event_store.schema import ROW_BYTES, SCHEMA, WRITTEN, row_bytes
 from processor.event_store.thrift import BINARY, I16, I32, I64, LIST, STRUCT, binary, list_of, struct_of, whole
 
 Page = tuple[bytes, int, int, int]
@@ -91,6 +91,7 @@ class CompiledParquet:
         self._at = 0
         self._groups: list[bytes] = []
         self._rows = 0
+        self._row_bytes = 0
         self._is_open = True
         self._write([_MAGIC])
 
@@ -132,6 +133,7 @@ class CompiledParquet:
             )
         )
         self._rows += table.num_rows
+        self._row_bytes = max(self._row_bytes, row_bytes(table))
         self._write(parts)
 
     def close(self) -> None:
@@ -141,7 +143,7 @@ class CompiledParquet:
         self._is_open = False
         metadata = [
             struct_of((1, BINARY, binary(key)), (2, BINARY, binary(value)))
-            for key, value in (SCHEMA.metadata or {}).items()
+            for key, value in {**SCHEMA.metadata, ROW_BYTES.encode(): b"%d" % self._row_bytes}.items()
         ]
         by_type = struct_of((1, STRUCT, struct_of()))
         footer = struct_of(

@@ -16,6 +16,10 @@ from processor.event_store.schema import WRITTEN
 MOST_KNOWN: Final = 256
 """Dictionaries of one column that are remembered: each is that of a batch."""
 
+MOST_NUMBERED: Final = 1 << 17
+"""Texts of one column that are numbered. With more, of which each row may have its own, numbering begins anew, unless
+half of them are still wanted: they all stay in memory, and are in the dictionary of each table."""
+
 _kernel: Final[Any] = kernel
 
 
@@ -103,6 +107,10 @@ class Taking:
         for name in WRITTEN.names:
             arrays = [batch.array(name) for batch in batches]
             dictionary = self._dictionaries.get(name)
+            if dictionary is not None and len(dictionary) > MOST_NUMBERED:
+                wanted = sum(len(each.dictionary) for each in arrays)
+                if len(dictionary) > 2 * wanted:
+                    dictionary = self._dictionaries[name] = _Dictionary()
             columns.append(_taken(arrays, places) if dictionary is None else dictionary.taken(arrays, places))
         return pa.table(columns, schema=WRITTEN)
 
@@ -116,6 +124,9 @@ class _Dictionary:
         self._known: dict[tuple[int, int, int], tuple[NDArray[np.int32], Any]] = {}
         """Address, start and size of a dictionary -> the number here of each of its texts, and the dictionary, which
         keeps the address its own."""
+
+    def __len__(self) -> int:
+        return len(self._numbers)
 
     def taken(self, arrays: Sequence[_Array], places: _Places) -> Any:
         """Return rows as a dictionary array."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from processor.core.kernel.loaded import kernel
 from processor.event_store import segment_file
 from processor.event_store.compiled_take import TakenBatch, Taking
-from processor.event_store.schema import FEW_VALUES
+from processor.event_store.schema import FEW_VALUES, ROW_BYTES, row_bytes
 
 BATCH: Final = 8192
 """Most rows of a segment that are unpacked at a time. With 1,024, joining the pieces took half as long as reading
@@ -69,7 +69,7 @@ class _Source(Protocol):
 
     @property
     def largest(self) -> int:
-        """Bytes of a row where the rows are the largest, before they were compressed."""
+        """Bytes of a row in memory where the rows are the largest."""
         ...
 
     def keys(self) -> tuple[Any, I64]:
@@ -91,7 +91,7 @@ class _TableSource:
     def __init__(self, table: Any) -> None:
         self._piece = TakenBatch(table.to_batches()[0])
         self._start = 0
-        self.largest: int = table.nbytes // table.num_rows
+        self.largest: int = row_bytes(table)
 
     def keys(self) -> tuple[Any, I64]:
         """See `_Source`."""
@@ -135,8 +135,12 @@ class FileSource:
 
     @property
     def largest(self) -> int:
-        """See `_Source`: of many small rows and some large ones beside each other the mean would say nothing."""
+        """See `_Source`: of many small rows and some large ones beside each other the mean would say nothing. Older
+        files say no more than what their pages take before they are compressed."""
         footer = self._file.metadata
+        said = (footer.metadata or {}).get(ROW_BYTES.encode())
+        if said is not None and said.isdigit():
+            return int(said)
         groups = (footer.row_group(number) for number in range(footer.num_row_groups))
         found: int = max(group.total_byte_size // group.num_rows for group in groups)
         return found

@@ -38,6 +38,10 @@ SCHEMA: Final[Any] = pa.schema(
     metadata={"spendstream.schema": str(VERSION)},
 )
 
+ROW_BYTES: Final = "spendstream.row_bytes"
+"""What a file's metadata says beside that: bytes of a row in memory, where the rows are the largest. Its own sizes are
+those of its pages, in which texts that come again stand once."""
+
 FEW_VALUES: Final = (
     *("provider", "model", "operation", "status", "finish_reason", "environment", "sdk_version"),
     *("kind", "cost_source", "project"),
@@ -49,3 +53,21 @@ WRITTEN: Final[Any] = pa.schema(
     metadata=SCHEMA.metadata,
 )
 """What tables are on their way into a file. In the file dictionaries are texts like others."""
+
+
+def bytes_of(table: Any) -> int:
+    """Return how many bytes the rows of a table of `WRITTEN` take in memory. Of a dictionary, which other rows may have
+    in common with them, only as many texts count as there are rows."""
+    return sum(_bytes_of_chunk(chunk) for column in table.columns for chunk in column.chunks)
+
+
+def _bytes_of_chunk(chunk: Any) -> int:
+    if pa.types.is_dictionary(chunk.type):
+        size, texts = int(chunk.indices.nbytes), chunk.dictionary
+        return size + int(texts.nbytes) * min(len(chunk), len(texts)) // max(len(texts), 1)
+    return int(chunk.nbytes)
+
+
+def row_bytes(table: Any) -> int:
+    """Return the bytes of a row of a table in memory, at least one."""
+    return max(bytes_of(table) // int(table.num_rows), 1)

@@ -19,7 +19,7 @@ from processor.event_store import id_hashes
 from processor.event_store.id_index import IndexBuilder
 from processor.event_store.manifest import ProjectSums, Segment
 from processor.event_store.row_groups import Packing, row_groups
-from processor.event_store.schema import FEW_VALUES, SCHEMA, WRITTEN
+from processor.event_store.schema import FEW_VALUES, SCHEMA, WRITTEN, bytes_of
 from processor.event_store.segment_storage import SegmentStorage
 from processor.event_store.segment_sums import ProjectFigures, SummedColumns
 from processor.event_store.user_counts import UserCounter
@@ -89,7 +89,7 @@ class SegmentFileWriter:
         """Add rows; full row groups are written at once."""
         self._pending.append(table)
         self._pending_rows += table.num_rows
-        rows = rows_of_group(sum(each.nbytes for each in self._pending), self._pending_rows)
+        rows = rows_of_group(sum(map(bytes_of, self._pending)), self._pending_rows)
         while self._pending_rows >= rows:
             self._write_group(rows)
 

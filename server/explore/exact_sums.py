@@ -56,7 +56,8 @@ NONE: Final = Moments(0, 0, 0)
 def moments(values: NDArray[np.float64], counts: NDArray[np.int64]) -> list[Moments]:
     """Return those of each group of numbers: `counts` says how many of the next ones are in it.
 
-    The numbers are up to 1e150; of squares below 2**-1074 a part is missing. Raises `NotFinite`.
+    The numbers are up to 1e150; of squares of numbers below 2**-485 the part below 2**-1074 is missing. Raises
+    `NotFinite`.
     """
     found = [NONE] * len(counts)
     if not len(values):

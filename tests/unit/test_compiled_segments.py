@@ -11,12 +11,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from processor.core.kernel.loaded import kernel
-from processor.event_store import id_index, merge, parquet_writer, row_groups, segment_file, segment_sums, segment_table
+from processor.event_store import (
+    compiled_take,
+    id_index,
+    merge,
+    parquet_writer,
+    row_groups,
+    segment_file,
+    segment_sums,
+    segment_table,
+)
 from processor.event_store.directory_storage import DirectoryStorage
 from processor.event_store.manifest import Segment, segment_id
 from processor.event_store.parquet_writer import ParquetWriter
 from processor.event_store.row_groups import Packing
-from processor.event_store.schema import SCHEMA
+from processor.event_store.schema import SCHEMA, bytes_of, row_bytes
 from tests.fuzz.segment_twins import compare, random_table, read, written
 from tests.support.event_store import make_row, table_of
 
@@ -145,6 +154,38 @@ def segment_order(table: Any) -> Any:
     times = table.column("timestamp").cast(pa.int64()).to_numpy()
     names = np.array(table.column("project").cast(pa.string()).to_pylist())
     return np.lexsort((times, names))
+
+
+@needs_kernel
+def test_dictionaries_of_what_is_merged_do_not_grow_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row may have a version of its own of what usually has few."""
+    monkeypatch.setattr(compiled_take, "MOST_NUMBERED", 100)
+    monkeypatch.setattr(segment_file, "ROW_GROUP", 20)
+    writer, parts, rows = ParquetWriter(tmp_path), [], []
+    for start in (0, 5):
+        own = [make_row(log_partition=0, log_offset=start, log_index=place) for place in range(400)]
+        for place, row in enumerate(own):
+            row.update(sdk_version=f"1.{start}.{place}", timestamp=row["timestamp"] + 2 * place + start)
+        parts.append(segment_file.write(DirectoryStorage(tmp_path), new(start, start + 5), [table_of(own)]))
+        rows += own
+    tables = list(merge.merged([tmp_path / f"{part.id}.parquet" for part in parts]))
+    rows.sort(key=lambda row: row["timestamp"])
+    assert [text for table in tables for text in table["sdk_version"].to_pylist()] == [
+        row["sdk_version"] for row in rows
+    ]
+    # The dictionaries of both files' row groups come with any row of these.
+    assert max(len(table["sdk_version"].chunk(0).dictionary) for table in tables) <= 100 + 2 * 20
+    assert writer.merge(parts, new(0, 10, 1), 0).rows == 800
+
+
+def test_of_a_dictionary_in_common_a_table_counts_what_it_may_have() -> None:
+    texts = pa.array([f"{number:0200}" for number in range(5000)])
+    table = segment_file.prepared(table_of([make_row(log_partition=0, log_offset=1, log_index=0)]))
+    place = table.schema.get_field_index("sdk_version")
+    column = pa.DictionaryArray.from_arrays(pa.array([7], pa.int32()), texts)
+    table = table.set_column(place, table.schema.field(place), column)
+    assert table.nbytes > 1_000_000
+    assert 200 < row_bytes(table) == bytes_of(table) < 2000
 
 
 def test_rows_that_are_kept_have_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.event_store import id_index, merge, parquet_writer, segment_file, user_counts
+from processor.event_store.compiled_take import TakenBatch
 from processor.event_store.directory_storage import DirectoryStorage
 from processor.event_store.id_index import IndexBuilder, IndexDamaged, SegmentIndex
 from processor.event_store.manifest import ProjectSums, Segment, segment_id
@@ -139,6 +140,32 @@ def test_large_rows_beside_many_small_ones_are_merged_a_few_at_a_time(
         small + large, key=key
     )
     assert max(table.nbytes for table in tables) < 2 << 20
+
+
+def test_large_texts_that_come_again_are_merged_a_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file has them once, as a dictionary, and says little of what its rows take in memory."""
+    monkeypatch.setattr(segment_file, "ROW_GROUP", 16_384)
+    monkeypatch.setattr(segment_file, "GROUP_BYTES", 1 << 20)
+    monkeypatch.setattr(merge, "BATCH", 8192)
+    monkeypatch.setattr(merge, "BATCH_BYTES", 1 << 20)
+    rng, tools = random.Random(10), [f"{number:0500}" for number in range(200)]
+    rows = [made(rng, 60, start, start + 5, tools_used=tools) for start in (0, 5)]
+    parts = [write(tmp_path, each, 5 * place, 5 * place + 5) for place, each in enumerate(rows)]
+    unpacked: list[int] = []
+
+    def measured(batch: Any) -> TakenBatch:
+        unpacked.append(batch.nbytes)
+        return TakenBatch(batch)
+
+    monkeypatch.setattr(merge, "TakenBatch", measured)
+    tables = list(merge.merged([tmp_path / f"{part.id}.parquet" for part in parts]))
+    assert [plain(row) for table in tables for row in table.to_pylist(maps_as_pydicts="strict")] == sorted(
+        rows[0] + rows[1], key=key
+    )
+    assert max(table.nbytes for table in tables) < 2 << 20
+    assert max(unpacked) < 1 << 19  # of two files, half of it each
 
 
 def test_sums_beyond_64_bits_are_exact(tmp_path: Path) -> None:
