@@ -7,7 +7,7 @@ condition does not need are read of the rows of the answer only.
 """
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -15,26 +15,34 @@ import pyarrow as pa
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from processor.core.kernel.loaded import kernel
 from processor.event_store.schema import SCHEMA
+from server.explore.chosen_rows import Values, table_of
 from server.explore.conditions import Condition, instant, is_plain, within
 from server.explore.engine import Engine
 from server.explore.questions import Filters, Order, Times
 from server.explore.segment_files import Groups, OpenFile, plain
-from server.explore.snapshot import Piece, Snapshot
+from server.explore.snapshot import Piece, Snapshot, ids_of
 
 FEW_GROUPS: Final = 8
 """Row groups that are read here, one by one; more of them DuckDB reads from the files, by the times in question. It
 parses all footers then, but compares a million texts in 7 ms instead of 40."""
 
 SCATTERED: Final = 4
-"""Row groups of one file from which on DuckDB reads the rows of an answer: it parses the footer, but then takes 5 ms
-for a row in each instead of 12."""
+"""Row groups of one file from which on DuckDB reads the rows of an answer where the kernel does not run: it parses the
+footer, but then takes 5 ms for a row in each instead of 12."""
+
+GATHERED: Final = 65_536
+"""Rows with an id that are held at a time."""
 
 NESTED: Final = frozenset({"tags", "tools_used"})
 """Columns that DuckDB reads ten times as fast from files as from tables in memory."""
 
 COUNTED: Final = 1_000_000
 """Matching events up to which they are counted."""
+
+MOST_GROWTH: Final = 8
+"""So many times as many row groups are looked at next."""
 
 _KEY_COLUMNS: Final = frozenset({"timestamp", "log_partition", "log_offset", "log_index", "project"})
 _GROUP: Final = 32
@@ -92,6 +100,9 @@ class RowScan:
         self._times = times
         self._pieces = snapshot.pieces(project, filters, times)
         self._where = snapshot.condition(project, filters, times, self._pieces)
+        self._ids = ids_of(filters)
+        self._same = {column: texts[0] for column, texts in self._ids.items() if len(texts) == 1}
+        """Columns of which all rows that are found have the same text."""
         self._opened: dict[str, OpenFile] = {}
         self._coded: dict[str, OpenFile] = {}
 
@@ -129,28 +140,32 @@ class RowScan:
         is_nested = not NESTED.isdisjoint(self._where.columns)
         size = 1
         while batch := spans.take(size, last):
-            few = len(batch) <= FEW_GROUPS and not is_nested
+            few = self._ids or (len(batch) <= FEW_GROUPS and not is_nested)
             best = self._best(batch, order, want, after) if few else self._best_of_files(batch, order, want, after)
             found |= {each.key: each for each in best}  # times overlap, so a row may be found again
             keys = sorted(found, reverse=order == "desc")[:want]
             found = {key: found[key] for key in keys}
             last = keys[-1] if len(keys) >= want else None
-            size *= 8 if is_nested or size >= FEW_GROUPS else 2
+            if self._ids:
+                size = _next_size(len(batch), len(best), want - len(keys))
+            else:
+                size *= 8 if is_nested or size >= FEW_GROUPS else 2
         return [*found.values()]
 
     def _best(self, spans: Sequence[RowSpan], order: Order, want: int, after: EventPlace | None) -> list[FoundRow]:
-        """Return the first rows of some row groups."""
+        """Return the first rows of some row groups, and perhaps others."""
         where = self._where if after is None else self._where & _behind(after, order)
-        name = self._engine.register(self._table(spans, where.columns | _KEY_COLUMNS))
-        rows = self._engine.rows(
-            f"SELECT {_KEY}, source FROM {name} WHERE {where.sql} ORDER BY {_sorting(order)} LIMIT ?",
-            [*where.params, want],
-        )
-        self._engine.release(name)
         found = []
-        for *key, source in rows:
-            span = spans[source >> _GROUP]
-            found.append(FoundRow(EventPlace(*key), span.piece, span.group, source & ((1 << _GROUP) - 1)))
+        for table in self._tables(spans, where.columns | _KEY_COLUMNS):
+            name = self._engine.register(table)
+            rows = self._engine.rows(
+                f"SELECT {_KEY}, source FROM {name} WHERE {where.sql} ORDER BY {_sorting(order)} LIMIT ?",
+                [*where.params, want],
+            )
+            self._engine.release(name)
+            for *key, source in rows:
+                span = spans[source >> _GROUP]
+                found.append(FoundRow(EventPlace(*key), span.piece, span.group, source & ((1 << _GROUP) - 1)))
         return found
 
     def _best_of_files(
@@ -174,9 +189,30 @@ class RowScan:
         group = int(np.searchsorted(starts, row, side="right")) - 1
         return FoundRow(key, piece, group, row - int(starts[group]))
 
-    def _table(self, spans: Sequence[RowSpan], columns: Iterable[str]) -> Any:
-        """Return the rows of row groups, with a column `source` that says where each is from."""
-        names, tables = sorted(columns), []
+    def _tables(self, spans: Sequence[RowSpan], columns: Iterable[str]) -> Iterable[Any]:
+        """Return the rows of row groups, with a column `source` that says where each is from; if ids are asked for,
+        only those that have them."""
+        return self._tables_with_ids(spans, sorted(columns)) if self._ids else [self._table(spans, sorted(columns))]
+
+    def _tables_with_ids(self, spans: Sequence[RowSpan], names: list[str]) -> Iterator[Any]:
+        rows, sources = _RowTable(names, self._same), [np.empty(0, np.int64)]
+        for number, span in enumerate(spans):
+            self._engine.check()
+            found = self._rows_with_ids(span)
+            if len(found):
+                rows.add(self._file(span.piece), span.group, found)
+                sources.append(found + (number << _GROUP))
+            if rows.count and (rows.count > GATHERED or number == len(spans) - 1):
+                yield rows.table().append_column("source", pa.array(np.concatenate(sources)))
+                rows, sources = _RowTable(names, self._same), []
+
+    def _rows_with_ids(self, span: RowSpan) -> NDArray[np.int64]:
+        """Return the rows of a row group, by their numbers in it, that have the ids asked for."""
+        found = self._file(span.piece).find(span.group, self._ids)
+        return found[(found >= span.begin) & (found < span.end)]
+
+    def _table(self, spans: Sequence[RowSpan], names: list[str]) -> Any:
+        tables = []
         for number, span in enumerate(spans):
             self._engine.check()
             table = self._file(span.piece).read(span.group, names).slice(span.begin, span.end - span.begin)
@@ -199,23 +235,26 @@ class RowScan:
     def table(self, found: Sequence[FoundRow], columns: Sequence[str]) -> Any:
         """Return rows that `first` has found, in their order, as a `pyarrow.Table`. `found` is not empty."""
         by_file: dict[str, dict[int, list[int]]] = {}
-        for number, each in enumerate(found):
+        for number in sorted(range(len(found)), key=lambda number: found[number].row):
+            each = found[number]
             by_file.setdefault(each.piece.segment.id, {}).setdefault(each.group, []).append(number)
-        tables, numbers = [], []
+        chosen = _RowTable(columns, self._same)
+        tables: list[Any] = []
+        numbers: list[int] = []
+        last: list[int] = []
         for groups in by_file.values():
-            parts = [[*groups.values()]] if len(groups) >= SCATTERED else [[members] for members in groups.values()]
-            for part in parts:
-                self._engine.check()
-                members = [number for each in part for number in each]
-                rows = [found[number] for number in members]
-                tables.append(self._scattered(rows, columns) if len(part) > 1 else self._of_group(rows, columns))
+            if kernel is None and len(groups) >= SCATTERED:
+                members = [number for each in groups.values() for number in each]
+                tables.append(self._scattered([found[number] for number in members], columns))
                 numbers += members
-        return pa.concat_tables(tables).take(pa.array(np.argsort(numbers)))
-
-    def _of_group(self, found: Sequence[FoundRow], columns: Sequence[str]) -> Any:
-        """Return rows of one row group."""
-        rows = pa.array([each.row for each in found], pa.int64())
-        return plain(self._file(found[0].piece).read(found[0].group, columns).take(rows))
+                continue
+            for group, members in groups.items():
+                self._engine.check()
+                rows = np.array([found[number].row for number in members], np.int64)
+                chosen.add(self._file(found[members[0]].piece), group, rows)
+                last += members
+        tables += [chosen.table()] if last else []
+        return pa.concat_tables(tables).take(pa.array(np.argsort(numbers + last)))
 
     def _scattered(self, found: Sequence[FoundRow], columns: Sequence[str]) -> Any:
         """Return rows of many row groups of one file."""
@@ -277,17 +316,26 @@ class RowScan:
         return sum(each.rows for each in known), sum(each.calls for each in known)
 
     def _known_of(self, span: RowSpan) -> int | None:
-        """Return what the footer says of a row group."""
-        if not (is_inside(span, self._times) and span.is_whole and is_plain(self._filters)):
+        """Return what the footer says of a row group, and the ids in it, if nothing else is asked for."""
+        rows, kinds = span.end - span.begin, self._filters.kinds
+        if not (is_inside(span, self._times) and span.is_whole):
             return None
-        rows = span.end - span.begin
-        return {"all": rows, "call": span.calls, "span": rows - span.calls}[self._filters.kinds]
+        if is_plain(self._filters):
+            return {"all": rows, "call": span.calls, "span": rows - span.calls}[kinds]
+        has_kind = {"all": True, "call": span.calls == rows, "span": span.calls == 0}[kinds]
+        if not has_kind or self._filters != Filters(equal=self._ids, kinds=kinds):
+            return None
+        self._engine.check()
+        return len(self._rows_with_ids(span))
 
     def _counted(self, spans: Sequence[RowSpan]) -> int:
-        name = self._engine.register(self._table(spans, self._where.columns))
-        ((rows,),) = self._engine.rows(f"SELECT count(*) FROM {name} WHERE {self._where.sql}", self._where.params)
-        self._engine.release(name)
-        return int(rows)
+        total = 0
+        for table in self._tables(spans, self._where.columns):
+            name = self._engine.register(table)
+            ((rows,),) = self._engine.rows(f"SELECT count(*) FROM {name} WHERE {self._where.sql}", self._where.params)
+            self._engine.release(name)
+            total += int(rows)
+        return total
 
     def _counted_in_files(self, pieces: Sequence[Piece], known: int, most: int | None) -> int | None:
         """Return `known` and the matching rows of some files; None for more than `most`."""
@@ -305,17 +353,15 @@ class RowScan:
 
         Columns that the condition does not need are read only if there are any.
         """
-        name = self._engine.register(self._table([span], self._where.columns))
-        rows = self._engine.rows(
-            f"SELECT source FROM {name} WHERE {self._where.sql} ORDER BY source", self._where.params
-        )
-        self._engine.release(name)
+        rows: list[tuple[int]] = []
+        for table in self._tables([span], self._where.columns):
+            name = self._engine.register(table)
+            sql = f"SELECT source FROM {name} WHERE {self._where.sql} ORDER BY source"
+            rows += self._engine.rows(sql, self._where.params)
+            self._engine.release(name)
         if not rows:
             return pa.schema([SCHEMA.field(name) for name in columns]).empty_table()
-        table = self._file(span.piece).read(span.group, columns)
-        if len(rows) < len(table):
-            table = table.take(pa.array([row for (row,) in rows], pa.int64()))
-        return plain(table.select(list(columns)))
+        return self._file(span.piece).take(span.group, columns, np.array(rows, np.int64)[:, 0])
 
     def open_all(self) -> list[RowSpan]:
         """Open all files, so that they stay readable when they are deleted; return their row groups."""
@@ -402,6 +448,53 @@ _KEY: Final = "epoch_us(timestamp), log_partition, log_offset, log_index"
 def _sorting(order: Order) -> str:
     down = " DESC" if order == "desc" else ""
     return ", ".join(f"{column}{down}" for column in ("timestamp", "log_partition", "log_offset", "log_index"))
+
+
+class _RowTable:
+    """Rows of many row groups, as a table in the order in which they were added."""
+
+    def __init__(self, columns: Sequence[str], known: Mapping[str, str]) -> None:
+        """`known`: columns that need not be read, and the text that all rows have there."""
+        self.count = 0
+        self._columns = [*columns]
+        self._known = {name: text for name, text in known.items() if name in columns}
+        self._read = [name for name in columns if name not in self._known]
+        self._begin_values()
+        self._tables: list[Any] = []
+
+    def _begin_values(self) -> None:
+        self._valued = 0
+        self._values: dict[str, Values] = {name: [] for name in self._columns}
+
+    def add(self, opened: OpenFile, group: int, rows: NDArray[np.int64]) -> None:
+        """Add rows of a row group, which are ascending."""
+        self.count += len(rows)
+        values = opened.values(group, self._read, rows)
+        if values is None:
+            self._end_values()
+            self._tables.append(opened.take(group, self._columns, rows))
+            return
+        self._valued += len(rows)
+        for name, each in zip(self._read, values, strict=True):
+            self._values[name] += each
+
+    def _end_values(self) -> None:
+        if self._valued:
+            found = self._values | {name: [text] * self._valued for name, text in self._known.items()}
+            self._tables.append(table_of(self._columns, [found[name] for name in self._columns]))
+            self._begin_values()
+
+    def table(self) -> Any:
+        """Return what was added; at least one row was."""
+        self._end_values()
+        return pa.concat_tables(self._tables)
+
+
+def _next_size(groups: int, found: int, missing: int) -> int:
+    """Return how many row groups are read next, where some had so many rows, and so many are missing: about as many as
+    have them, for each look at rows takes 2 ms, and a row group half of one."""
+    most = MOST_GROWTH * groups
+    return max(1, min(most, missing * groups // found + 1)) if found else most
 
 
 class _Frontier:

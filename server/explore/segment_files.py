@@ -6,7 +6,7 @@ one here; scans of whole files are DuckDB's (`engine`).
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from msgspec import Struct
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from processor.event_store.schema import FEW_VALUES, SCHEMA
 from processor.event_store.user_counts import Tally
 from server.errors import Refused
 from server.explore import cost_column
+from server.explore.chosen_rows import ChosenRows, Leaf, Values, leaves_of, table_of
 from server.explore.conditions import FIRST
 from server.explore.engine import SegmentGone
 from server.explore.kept_summaries import KeptSummaries
@@ -69,33 +71,34 @@ class SegmentFile:
         """Read the footer. Raises `SegmentGone`."""
         self.path = path
         self._footer = _reading(path, lambda: pq.read_metadata(path))
-        self._names: list[str] = list(self._footer.schema.to_arrow_schema().names)
+        self._leaves = leaves_of(self._footer.schema)
         self.groups = _groups(self._footer)
 
     def opened(self) -> "OpenFile":
         """Open it for one thread. Raises `SegmentGone`."""
-        return OpenFile(self.path, self._footer, DICTIONARIES)
+        return OpenFile(self.path, self._footer, self._leaves, DICTIONARIES)
 
     def opened_coded(self) -> "OpenFile":
         """Open it for one thread, with tags as maps of dictionaries, which `plain` cannot undo. Raises `SegmentGone`.
 
         They take a third of the time that maps of texts do; with many different values they are still one chunk."""
-        return OpenFile(self.path, self._footer, [*DICTIONARIES, *_TAGS])
+        return OpenFile(self.path, self._footer, self._leaves, [*DICTIONARIES, *_TAGS])
 
 
 class OpenFile:
     """A Parquet file that is open, and stays readable when it is deleted."""
 
-    def __init__(self, path: Path, footer: Any, dictionaries: Sequence[str]) -> None:
+    def __init__(
+        self, path: Path, footer: Any, leaves: Mapping[str, Sequence[Leaf]], dictionaries: Sequence[str]
+    ) -> None:
         self._path = path
         self._source = _reading(path, lambda: pa.OSFile(str(path)))
         self._file = _reading(
             path, lambda: pq.ParquetFile(self._source, metadata=footer, read_dictionary=dictionaries, pre_buffer=False)
         )
         self._footer = footer
-        self._costs = next(
-            number for number in range(footer.num_columns) if footer.schema.column(number).path == cost_column.NAME
-        )
+        self._costs = leaves[cost_column.NAME][0].number
+        self._chosen = ChosenRows(self._source.fileno(), footer, leaves)
 
     def read(self, group: int, columns: Sequence[str] | None = None) -> Any:
         """Return a row group as a `pyarrow.Table`; of all columns, or of some. `plain` makes it one of the schema."""
@@ -112,6 +115,34 @@ class OpenFile:
         if not rest:
             return pa.table({cost_column.NAME: costs})
         return self.read(group, rest).append_column(cost_column.NAME, costs)
+
+    def find(self, group: int, wanted: Mapping[str, Iterable[str]]) -> NDArray[np.int64]:
+        """Return the rows of a row group that have, in each of some columns, one of some texts: ascending."""
+        found: NDArray[np.int64] | None = None
+        for column, texts in wanted.items():
+            rows = self._rows_with(group, column, [*texts])
+            found = rows if found is None else np.intersect1d(found, rows, assume_unique=True)
+            if not len(found):
+                break
+        return np.empty(0, np.int64) if found is None else found
+
+    def _rows_with(self, group: int, column: str, texts: Sequence[str]) -> NDArray[np.int64]:
+        found = _reading(self._path, lambda: self._chosen.find(group, column, texts))
+        if found is None:
+            mask = pc.is_in(self.read(group, [column])[column], value_set=pa.array(texts, pa.string()))
+            found = pc.indices_nonzero(mask).to_numpy().astype(np.int64)
+        return found
+
+    def values(self, group: int, columns: Sequence[str], rows: NDArray[np.int64]) -> list[Values] | None:
+        """Return the same as `take`, column by column, if these are few rows that need not be read as tables."""
+        return _reading(self._path, lambda: self._chosen.values(group, columns, rows))
+
+    def take(self, group: int, columns: Sequence[str], rows: NDArray[np.int64]) -> Any:
+        """Return some rows of a row group, which are ascending, as a `pyarrow.Table` of the store's schema."""
+        found = self.values(group, columns, rows)
+        if found is not None:
+            return table_of(columns, found)
+        return plain(self.read(group, columns).take(pa.array(rows)).select(list(columns)))
 
     def close(self) -> None:
         """Close the file."""

@@ -12,7 +12,6 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from msgspec import Struct
 from numpy.typing import NDArray
 
@@ -26,7 +25,7 @@ from server.errors import Refused
 from server.explore.conditions import FIRST, Condition, condition, within
 from server.explore.engine import Engine
 from server.explore.questions import Filters, Kinds, Times
-from server.explore.segment_files import Groups, OpenFile, SegmentFile, SegmentFiles, plain
+from server.explore.segment_files import Groups, OpenFile, SegmentFile, SegmentFiles
 
 INDEXED: Final[dict[str, Kind]] = {"event_id": "event", "trace_id": "trace", "session_id": "session", "user_id": "user"}
 """Column -> its kind in the id index."""
@@ -183,9 +182,7 @@ class Snapshot:
 
     def pieces(self, project: str, filters: Filters, times: Times) -> list[Piece]:
         """Return where matching rows may be, by what manifests and id indexes say. Raises `SegmentGone`."""
-        wanted = {
-            column: values for column, values in filters.equal.items() if column in INDEXED and None not in values
-        }
+        wanted = ids_of(filters)
         return [piece for piece in self._of(project, times) for piece in self._narrowed(piece, wanted)]
 
     def rows_for_certain(self, project: str, filters: Filters, times: Times) -> int:
@@ -232,7 +229,7 @@ class Snapshot:
             before=before if segment.end > before else None,
         )
 
-    def _narrowed(self, piece: Piece, wanted: Mapping[str, Sequence[str | None]]) -> Iterator[Piece]:
+    def _narrowed(self, piece: Piece, wanted: Mapping[str, Sequence[str]]) -> Iterator[Piece]:
         """Yield the piece with the row groups that may have the ids, if there are any."""
         groups = piece.groups
         for column, values in wanted.items():
@@ -401,13 +398,13 @@ class Snapshot:
             opened = self.file(piece).opened()
             for group, ids in by_group.items():
                 self.engine.check()
-                place, group_file = (piece.segment.id, group), _OpenGroup(opened, group)
+                place = (piece.segment.id, group)
                 column = sought.column if through is None else through
                 if through is None:
                     ids -= whole.get(place, set())
                 else:
-                    ids = whole[place] = {*group_file.having(sought.column, ids, [through])[through].to_pylist()}
-                tables.append(group_file.having(column, ids, names))
+                    ids = whole[place] = {*_having(opened, group, sought.column, ids, [through])[through].to_pylist()}
+                tables.append(_having(opened, group, column, ids, names))
                 rows += len(tables[-1])
                 if rows > GATHERED:
                     opened.close()
@@ -441,7 +438,7 @@ class Snapshot:
 
         None: there are more than `GATHERED` of them.
         """
-        wanted = {column: values for column, values in filters.equal.items() if column in INDEXED}
+        wanted = ids_of(filters)
         names = None if columns is None else sorted({*columns, *where.columns})
         schema = SCHEMA if names is None else pa.schema([SCHEMA.field(name) for name in names])
         tables = [schema.empty_table()]
@@ -449,9 +446,9 @@ class Snapshot:
             opened = self.files.get(piece.segment).opened()
             for group in piece.groups or ():
                 self.engine.check()
-                rows = _rows_with(opened.read(group, list(wanted)), wanted)
+                rows = opened.find(group, wanted)
                 if len(rows):
-                    tables.append(plain(opened.read(group, names).take(rows).select(schema.names)))
+                    tables.append(opened.take(group, schema.names, rows))
                 if sum(map(len, tables)) > GATHERED:
                     opened.close()
                     return None
@@ -542,6 +539,16 @@ class _Sought(NamedTuple):
         return texts, np.repeat(groups, counts).tolist()
 
 
+def ids_of(filters: Filters) -> dict[str, tuple[str, ...]]:
+    """Return the ids that are asked for in columns of the id index: each matching row has one of those of each."""
+    found = {column: tuple(each for each in values if each is not None) for column, values in filters.equal.items()}
+    return {
+        column: texts
+        for column, texts in found.items()
+        if column in INDEXED and len(texts) == len(filters.equal[column])
+    }
+
+
 def _limits(piece: Piece) -> Iterator[tuple[str, int]]:
     if piece.since is not None:
         yield ">=", piece.since
@@ -559,32 +566,9 @@ def _sums_of(segment: Segment, project: str) -> ProjectSums | None:
     return found[0] if found and found[0].project == project else None
 
 
-class _OpenGroup:
-    """A row group of an open file, each column of which is read once."""
-
-    def __init__(self, opened: OpenFile, group: int) -> None:
-        self._opened = opened
-        self._group = group
-        self._columns: dict[str, Any] = {}
-
-    def having(self, column: str, ids: set[str], names: Sequence[str]) -> Any:
-        """Return some columns of the rows that have one of some ids in a column."""
-        rows = _rows_with(self._read([column]), {column: [*ids]}) if ids else ()
-        if not len(rows):
-            return pa.schema([SCHEMA.field(name) for name in names]).empty_table()
-        return plain(self._read(names).take(rows))
-
-    def _read(self, names: Sequence[str]) -> Any:
-        missing = [name for name in names if name not in self._columns]
-        if missing:
-            self._columns |= dict(zip(missing, self._opened.read(self._group, missing).columns, strict=True))
-        return pa.table({name: self._columns[name] for name in names})
-
-
-def _rows_with(table: Any, wanted: Mapping[str, Sequence[str | None]]) -> Any:
-    """Return the numbers of the rows that have one of the values in each of the columns."""
-    mask = None
-    for column, values in wanted.items():
-        found = pc.is_in(table[column], value_set=pa.array(values, pa.string()))
-        mask = found if mask is None else pc.and_(mask, found)
-    return pc.indices_nonzero(mask) if mask is not None else pa.array(range(len(table)), pa.int64())
+def _having(opened: OpenFile, group: int, column: str, ids: set[str], names: Sequence[str]) -> Any:
+    """Return some columns of the rows of a row group that have one of some ids in a column."""
+    rows = opened.find(group, {column: ids}) if ids else np.empty(0, np.int64)
+    if not len(rows):
+        return pa.schema([SCHEMA.field(name) for name in names]).empty_table()
+    return opened.take(group, names, rows)

@@ -50,7 +50,7 @@ def load(path: Path) -> None:
 def compare(seconds: float, seed: int) -> int:
     """Compare for so long; the exit code."""
     from processor.core.kernel.loaded import RUNNING
-    from tests.fuzz import column_twins, message_twins, segment_twins, span_twins, table_twins, twins
+    from tests.fuzz import chosen_twins, column_twins, message_twins, segment_twins, span_twins, table_twins, twins
 
     if RUNNING == "pure":
         print("there is no compiled kernel: build it by `make setup`, where a C compiler is")
@@ -66,6 +66,7 @@ def compare(seconds: float, seed: int) -> int:
             counts += span_twins.compare(number)
             counts += column_twins.compare(number)
             counts += segment_twins.compare(number)
+            counts += chosen_twins.compare(number)
         except Exception as error:  # noqa: BLE001 - whatever it is, the seed shows it again
             traceback.print_exception(error)
             print(f"a finding with --seed {number}: {error!r}", flush=True)

@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 
 from processor.core.kernel.loaded import RUNNING
-from tests.fuzz import column_twins, kernel, message_twins, segment_twins, span_twins, table_twins, twins
+from tests.fuzz import chosen_twins, column_twins, kernel, message_twins, segment_twins, span_twins, table_twins, twins
 from tests.support.examples import tries
 from tests.support.patience import PROCESS_PATIENCE
 
@@ -73,6 +73,11 @@ def test_the_kernel_and_its_twin_read_the_same_columns() -> None:
 
 def test_the_kernel_and_its_twin_write_the_same_segments() -> None:
     _compare(segment_twins.compare, _some_of("rows written", "rows taken", "entries sorted", "damage refused"))
+
+
+def test_the_kernel_and_its_twin_read_the_same_rows() -> None:
+    counts = _compared(chosen_twins.compare)
+    assert min(counts[each] for each in ("rows read", "texts found", "damaged columns left")) > 0
 
 
 @pytest.mark.parametrize("kind", [AssertionError, ValueError])

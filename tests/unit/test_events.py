@@ -1,5 +1,6 @@
 """Lists of events and single ones, against an oracle in plain Python."""
 
+import itertools
 import json
 import random
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from processor.core.clock import LAST, format_timestamp
 from server.errors import Refused
+from server.explore import chosen_rows, row_scan
 from server.explore.engine import Engine
 from server.explore.event_json import MEMBERS
 from server.explore.events import answer_event, answer_events
@@ -90,6 +92,41 @@ def test_walk_is_what_the_filters_say_in_order(
     found = list(pages(store, engine, question))
     assert [event["event_id"] for page in found for event in page["events"]] == wanted
     assert {page["total"] for page in found} == {len(wanted)}
+
+
+@pytest.mark.parametrize("is_compiled", [True, False])
+@pytest.mark.parametrize("size", [1, 8, 50])
+@pytest.mark.parametrize(("few", "gathered"), [(512, 65_536), (1, 3), (512, 10)])
+def test_pages_of_one_user_are_the_same_however_their_rows_are_read(
+    size: int, few: int, gathered: int, is_compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_compiled:
+        for module in (chosen_rows, row_scan):
+            monkeypatch.setattr(module, "kernel", None)
+    monkeypatch.setattr(chosen_rows, "FEW", few)
+    monkeypatch.setattr(row_scan, "GATHERED", gathered)
+    rng = random.Random(size)
+    store = StoreDirectory(tmp_path / "events", group_rows=size)
+    users = ["rare", *["u1"] * 4, *["u2"] * 15]
+    for number in range(8):
+        rows = [random_row(rng, user_id=rng.choice(users), model=rng.choice(["a", "b"])) for _ in range(40)]
+        store.append(rows, partition=number % 2)
+    store.merge(0, 0, 3)
+    store.expire(1)
+    engine = store.engine()
+    others: list[dict[str, tuple[str, ...]]] = [{}, {"model": ("a",)}, {"session_id": ("s1", "s2")}]
+    for user, more in itertools.product(("rare", "u1", "u2"), others):
+        for tags, when in (((), ALWAYS), ((("team", "search"),), Times(NOON - 10**6, NOON + 10**9))):
+            filters = Filters(equal={"user_id": (user,), **more}, tags=tags, kinds=rng.choice(["all", "call"]))
+            order: Order = rng.choice(["asc", "desc"])
+            question = EventsQuestion(project="default", filters=filters, times=when, order=order, limit=7)
+            found, wanted = [*pages(store, engine, question)], expected(store.rows, "default", filters, when, order)
+            assert [event["event_id"] for page in found for event in page["events"]] == wanted
+            assert {page["total"] for page in found} == {len(wanted)}
+            rows_by_id = {row["event_id"]: row for row in store.rows}
+            for event in (event for page in found for event in page["events"]):
+                assert event == json.loads(json.dumps(as_event(rows_by_id[event["event_id"]]), default=float))
+    engine.close()
 
 
 @pytest.mark.parametrize("users", [("u1",), ("u2", "u1", "u1"), ("u1", UNCOUNTED), ("u1", None)])

@@ -171,3 +171,18 @@ def take_lists(
     arrays: list[tuple[object, object, int, int, int]], pieces: object, rows: object
 ) -> tuple[bytes | None, bytes, bytes, bytes, int]: ...
 def line_ends(text: bytes) -> int: ...
+def rows_of_column(
+    data: bytes,
+    rows: object,
+    of_group: int,
+    values: int,
+    most: int,
+    form: int,
+    width: int,
+    defined: int,
+    repeated: int,
+    unpack: Callable[[memoryview, int], bytes] | None,
+) -> list[Any] | None: ...
+def rows_with_texts(
+    data: bytes, texts: list[bytes], of_group: int, most: int, unpack: Callable[[memoryview, int], bytes] | None
+) -> bytes | None: ...

@@ -1,0 +1,135 @@
+"""A few rows of a row group by the kernel are those that pyarrow reads, and so are what cannot be read."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from processor.core.kernel.loaded import kernel
+from processor.event_store import segment_file
+from processor.event_store.directory_storage import DirectoryStorage
+from processor.event_store.manifest import Segment, segment_id
+from processor.event_store.row_groups import Packing
+from processor.event_store.schema import SCHEMA
+from server.errors import Refused
+from server.explore import chosen_rows
+from server.explore.segment_files import OpenFile, SegmentFile
+from tests.fuzz.chosen_twins import compare
+from tests.support.event_store import random_row, table_of
+
+needs_kernel = pytest.mark.skipif(kernel is None, reason="the compiled kernel does not run")
+
+ROWS: Final = 3000
+
+
+@needs_kernel
+@pytest.mark.parametrize("seed", range(60))
+def test_the_kernel_reads_what_its_twin_reads(seed: int) -> None:
+    compare(seed)
+
+
+def stored(directory: Path, packing: Packing = "zstd") -> tuple[Path, Any]:
+    """A segment of one row group, and its rows."""
+    rng = random.Random(1)
+    rows = [random_row(rng, project="a", timestamp=at, log_offset=at, log_index=0) for at in range(ROWS)]
+    for row in rows[::7]:
+        row["user_id"] = f"user-{rng.randrange(500)}"
+    segment = Segment(id=segment_id(0, 0, 1), partition=0, start=0, end=1, level=0)
+    table = table_of(rows)
+    segment_file.write(DirectoryStorage(directory), segment, [table], packing=packing)
+    return directory / f"{segment.id}.parquet", table
+
+
+@pytest.mark.parametrize("is_compiled", [pytest.param(True, marks=needs_kernel), False])
+@pytest.mark.parametrize("packing", ["none", "zstd"])
+def test_rows_of_a_segment(
+    packing: Packing, is_compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, table = stored(tmp_path, packing)
+    if not is_compiled:
+        monkeypatch.setattr(chosen_rows, "kernel", None)
+    opened = SegmentFile(path).opened()
+    reads: list[int] = []
+    real = OpenFile.read
+
+    def read(file: OpenFile, group: int, columns: Any = None) -> Any:
+        reads.append(group)
+        return real(file, group, columns)
+
+    monkeypatch.setattr(OpenFile, "read", read)
+    users = table["user_id"].to_pylist()
+    for wanted in ({"u1", "user-3"}, {"nobody"}, {users[0], *users[700:770]} - {None}):
+        rows = opened.find(0, {"user_id": wanted})
+        assert rows.tolist() == [row for row, user in enumerate(users) if user in wanted]
+        rows = rows[: chosen_rows.FEW]
+        assert opened.take(0, SCHEMA.names, rows).equals(table.take(pa.array(rows)).combine_chunks())
+    both = opened.find(0, {"user_id": ["u1"], "session_id": ["s1", "s2"]})
+    sessions = table["session_id"].to_pylist()
+    assert both.tolist() == [row for row in range(ROWS) if users[row] == "u1" and sessions[row] in {"s1", "s2"}]
+    assert bool(reads) is not is_compiled
+    many = np.arange(chosen_rows.FEW + 1)
+    assert opened.values(0, ["model"], many) is None, "of so many rows pyarrow reads the columns"
+    assert opened.take(0, ["model", "tags"], many).equals(table.select(["model", "tags"]).slice(0, len(many)))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"compression": "gzip"},
+        {"data_page_version": "2.0"},
+        {"column_encoding": {"trace_id": "DELTA_BYTE_ARRAY"}, "use_dictionary": False},
+    ],
+    ids=lambda each: next(iter(each)),
+)
+def test_rows_that_are_written_in_another_form_are_left_to_pyarrow(settings: dict[str, Any], tmp_path: Path) -> None:
+    table, path = stored(tmp_path)[1], tmp_path / "other.parquet"
+    pq.write_table(table, path, **{"compression": "zstd", **settings})
+    opened, rows = SegmentFile(path).opened(), np.array([5, 2000])
+    assert opened.values(0, ["model", "trace_id"], rows) is None
+    assert opened.take(0, ["model", "trace_id"], rows).equals(table.select(["model", "trace_id"]).take(rows))
+    texts = table["trace_id"].to_pylist()
+    assert opened.find(0, {"trace_id": ["trace-1"]}).tolist() == [
+        at for at, text in enumerate(texts) if text == "trace-1"
+    ]
+
+
+@pytest.mark.parametrize("is_compiled", [pytest.param(True, marks=needs_kernel), False])
+@pytest.mark.parametrize("column", ["user_id", "trace_id", "timestamp", "tags"])
+@pytest.mark.parametrize("cut", [lambda part: b"\0" * len(part), lambda part: part[:9] + b"\xff" * (len(part) - 9)])
+def test_a_damaged_page_is_refused(
+    cut: Callable[[bytes], bytes], column: str, is_compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = stored(tmp_path)
+    if not is_compiled:
+        monkeypatch.setattr(chosen_rows, "kernel", None)
+    footer, data = pq.read_metadata(path), path.read_bytes()
+    for number in range(footer.num_columns):
+        chunk = footer.row_group(0).column(number)
+        if chunk.path_in_schema.partition(".")[0] == column:
+            start = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
+            end = start + chunk.total_compressed_size
+            data = data[:start] + cut(data[start:end]) + data[end:]
+    path.write_bytes(data)
+    opened = SegmentFile(path).opened()
+    with pytest.raises(Refused, match="damaged"):
+        opened.take(0, ["model", column], np.array([1, 2, ROWS - 1]))
+    if column in {"user_id", "trace_id"}:
+        with pytest.raises(Refused, match="damaged"):
+            opened.find(0, {column: ["u1"]})
+
+
+@needs_kernel
+def test_rows_in_another_order_are_a_fault_of_ours() -> None:
+    assert kernel is not None
+    for rows in ([2, 1], [1, 1], [-1], [9]):
+        with pytest.raises(ValueError, match="another order"):
+            kernel.rows_of_column(b"", np.array(rows), 9, 9, 100, 0, 0, 1, 0, None)
+    with pytest.raises(ValueError, match="another order"):
+        kernel.rows_with_texts(b"", [b"b", b"a"], 9, 100, None)
+    assert kernel.rows_of_column(b"", np.array([1]), 9, 9, 100, 0, 0, 1, 0, None) is None
+    assert kernel.rows_with_texts(b"", [b"a"], 9, 100, None) is None
