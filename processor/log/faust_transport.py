@@ -70,7 +70,7 @@ class Consumer(base.Consumer):
         on meanwhile."""
         if self.flow_active and self._left_out and not self._get_active_partitions():
             self._goes_on.clear()
-            await self.wait(self._goes_on, timeout=timeout)
+            await self.wait(self._goes_on.wait(), timeout=timeout)
             return {}, set()
         records, active = await super()._wait_next_records(timeout)
         return records, None if active is None else _Wanted(active, self._left_out)

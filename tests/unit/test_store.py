@@ -33,7 +33,7 @@ from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS, GROUP, SEGMENTS
 from tests.support.events import make_event
 from tests.support.logs import catch_up, put
-from tests.support.patience import PATIENCE
+from tests.support.patience import until
 from tests.support.store import StoreInProcess, read_rows
 from tests.support.tables import NOON
 
@@ -275,12 +275,9 @@ async def test_a_store_that_is_behind_cuts_as_soon_as_enough_has_arrived(
     store = await world.started()
     store.deliver(most=5)
     running = asyncio.create_task(store.store.run())
-    async with asyncio.timeout(PATIENCE):
-        while not store.store.is_behind:
-            await asyncio.sleep(0.01)
-        store.deliver()
-        while len(store.rows()) < len(world.expected):
-            await asyncio.sleep(0.01)
+    await until(lambda: store.store.is_behind)
+    store.deliver()
+    await until(lambda: len(store.rows()) == len(world.expected))
     running.cancel()
     await asyncio.wait({running})
     world.check(store)
