@@ -61,6 +61,9 @@ class ColumnSettings(NamedTuple):
 
     page: int
     """Bytes of a page before it is packed."""
+    dictionary: int
+    """Bytes of the dictionary of a column with few values, which the merging holds of each segment: of those with more
+    the texts are written one by one."""
     dictionaries: Collection[str]
     deltas: Collection[str]
     statistics: Collection[str]
@@ -191,7 +194,7 @@ def _leaves(field: Any) -> _Leaves:
 
         return list_
     if pa.types.is_dictionary(kind):
-        return lambda column, settings: (_coded(name, column),)
+        return lambda column, settings: (_coded(name, column, settings),)
     values = _values(name, kind)
     return lambda column, settings: (values(column, settings, _flat_pages(column, settings)),)
 
@@ -291,7 +294,7 @@ def _texts(path: str, column: Any, settings: ColumnSettings, pages: _Pages) -> _
     return _Leaf(path, _TEXT, _PLAIN, found, bodies, None, nulls, _no_bounds)
 
 
-def _coded(path: str, column: Any) -> _Leaf:
+def _coded(path: str, column: Any, settings: ColumnSettings) -> _Leaf:
     """Return a column of texts that Arrow has as numbers of a dictionary."""
     if column.dictionary.null_count:
         column = column.cast(pa.string()).dictionary_encode()
@@ -308,6 +311,10 @@ def _coded(path: str, column: Any) -> _Leaf:
         found = [text.encode() for text in texts.take(pa.array(np.frombuffer(used, np.int32))).to_pylist()]
         return _of_texts(min(found), max(found)) if found else None
 
+    if len(dictionary[0]) > settings.dictionary:
+        plain = column.cast(pa.string())
+        leaf = _texts(path, plain, settings._replace(dictionaries=()), _flat_pages(plain, settings))
+        return leaf._replace(bounds=bounds)
     return _Leaf(path, _TEXT, _DICTIONARY, whole, bodies, dictionary, nulls, bounds)
 
 

@@ -3,6 +3,7 @@
 pyarrow, which `merge` has for that, is its twin: it joins the batches and takes from the whole, in twice the time.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, Self
 
@@ -15,10 +16,9 @@ from processor.event_store.schema import WRITTEN
 
 MOST_KNOWN: Final = 256
 """Dictionaries of one column that are remembered: each is that of a batch."""
-
-MOST_NUMBERED: Final = 1 << 17
-"""Texts of one column that are numbered. With more, of which each row may have its own, numbering begins anew, unless
-half of them are still wanted: they all stay in memory, and are in the dictionary of each table."""
+MOST_LETTERS: Final = 1 << 20
+"""Bytes of the texts of these. With more of them the next rows begin a new dictionary, and where the batches of these
+rows have more themselves it is made of what the rows have."""
 
 _kernel: Final[Any] = kernel
 
@@ -58,6 +58,8 @@ class _Array(NamedTuple):
     children: "tuple[_Array, ...]"
     """Of a list its items, of a map keys and items."""
     dictionary: Any
+    letters: int
+    """Bytes of the dictionary's texts."""
 
     @classmethod
     def of(cls, array: Any) -> Self:
@@ -81,6 +83,7 @@ class _Array(NamedTuple):
             array.null_count == len(array),
             tuple(map(cls.of, children)),
             dictionary,
+            0 if dictionary is None else dictionary.nbytes,
         )
 
 
@@ -95,7 +98,8 @@ class _Places(NamedTuple):
 
 
 class Taking:
-    """Takes rows of one batch after the other. Dictionaries of all become one for each column, which grows."""
+    """Takes rows of one batch after the other. Dictionaries of all become one for each column, which grows while it is
+    small."""
 
     def __init__(self) -> None:
         self._dictionaries = {field.name: _Dictionary() for field in WRITTEN if pa.types.is_dictionary(field.type)}
@@ -107,11 +111,12 @@ class Taking:
         for name in WRITTEN.names:
             arrays = [batch.array(name) for batch in batches]
             dictionary = self._dictionaries.get(name)
-            if dictionary is not None and len(dictionary) > MOST_NUMBERED:
-                wanted = sum(len(each.dictionary) for each in arrays)
-                if len(dictionary) > 2 * wanted:
-                    dictionary = self._dictionaries[name] = _Dictionary()
-            columns.append(_taken(arrays, places) if dictionary is None else dictionary.taken(arrays, places))
+            if dictionary is None:
+                columns.append(_taken(arrays, places))
+            elif _letters(arrays) > MOST_LETTERS:
+                columns.append(_encoded(name, batches, places))
+            else:
+                columns.append(dictionary.taken(arrays, places))
         return pa.table(columns, schema=WRITTEN)
 
 
@@ -119,25 +124,30 @@ class _Dictionary:
     """The texts of one column."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self._numbers: dict[str | None, int] = {}
         self._texts: Any = pa.array([], pa.string())
         self._known: dict[tuple[int, int, int], tuple[NDArray[np.int32], Any]] = {}
         """Address, start and size of a dictionary -> the number here of each of its texts, and the dictionary, which
         keeps the address its own."""
-
-    def __len__(self) -> int:
-        return len(self._numbers)
+        self._letters = 0
+        """Bytes of the texts of all these."""
 
     def taken(self, arrays: Sequence[_Array], places: _Places) -> Any:
         """Return rows as a dictionary array."""
-        given = [(each.there, each.data, each.start, each.size, self._names(each.dictionary)) for each in arrays]
+        if self._letters > MOST_LETTERS:
+            self._begin()
+        given = [(each.there, each.data, each.start, each.size, self._names(each)) for each in arrays]
         bits, data, nulls = _kernel.take_codes(given, places.pieces, places.rows)
         if len(self._texts) < len(self._numbers):
             self._texts = pa.array(list(self._numbers), pa.string())
         indices = pa.Array.from_buffers(pa.int32(), places.size, [_buffer(bits), pa.py_buffer(data)], nulls)
         return pa.DictionaryArray.from_arrays(indices, self._texts)
 
-    def _names(self, texts: Any) -> NDArray[np.int32]:
+    def _names(self, array: _Array) -> NDArray[np.int32]:
+        texts = array.dictionary
         key = (texts.buffers()[1].address, texts.offset, len(texts)) if len(texts) else (0, 0, 0)
         found = self._known.get(key)
         if found is None:
@@ -145,7 +155,29 @@ class _Dictionary:
                 self._known.clear()
             names = [self._numbers.setdefault(text, len(self._numbers)) for text in texts.to_pylist()]
             self._known[key] = found = np.array(names, np.int32), texts
+            self._letters += array.letters
         return found[0]
+
+
+def _letters(arrays: Sequence[_Array]) -> float:
+    """Return the bytes of the texts of their dictionaries; infinite: one has none."""
+    if any(each.dictionary is None for each in arrays):
+        return math.inf
+    return sum({id(each.dictionary): each.letters for each in arrays}.values())
+
+
+def _encoded(name: str, batches: Sequence[TakenBatch], places: _Places) -> Any:
+    """Return rows of a column as a dictionary array, of batches whose dictionaries are too large to be joined, or
+    which have none."""
+    order = np.argsort(places.pieces, kind="stable")
+    bounds = np.searchsorted(places.pieces[order], np.arange(len(batches) + 1)).tolist()
+    texts = [
+        batch.batch.column(name).take(pa.array(places.rows[order[start:end]])).cast(pa.string())
+        for batch, start, end in zip(batches, bounds, bounds[1:], strict=False)
+    ]
+    homes = np.empty(places.size, np.int64)
+    homes[order] = np.arange(places.size)
+    return pa.concat_arrays(texts).take(pa.array(homes)).dictionary_encode()
 
 
 def array(found: Any, rows: NDArray[np.int32]) -> Any:

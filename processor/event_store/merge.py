@@ -7,6 +7,7 @@ thousand rows and a page of each column.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, Self
 
@@ -17,14 +18,16 @@ from numpy.typing import NDArray
 
 from processor.core.kernel.loaded import kernel
 from processor.event_store import segment_file
-from processor.event_store.compiled_take import TakenBatch, Taking
-from processor.event_store.schema import FEW_VALUES, ROW_BYTES, row_bytes
+from processor.event_store.compiled_take import MOST_LETTERS, TakenBatch, Taking
+from processor.event_store.schema import FEW_VALUES, ROW_BYTES, WRITTEN, row_bytes
 
 BATCH: Final = 8192
 """Most rows of a segment that are unpacked at a time. With 1,024, joining the pieces took half as long as reading
 them."""
 BATCH_BYTES: Final = 32 << 20
 """Bytes that those of all segments may take unpacked: of many segments, or large rows, there are fewer."""
+MOST_CODED: Final = 512 << 10
+"""Bytes that a row group of a column has if it is read as a dictionary: this, and two for each row."""
 READ: Final = 16 << 10
 """Bytes that are read from a column at a time."""
 
@@ -115,7 +118,11 @@ class FileSource:
         self._path = path
         self._file = file
         rows = min(BATCH, batch_bytes // max(self.largest, 1))
-        self._batches: Iterator[Any] = file.iter_batches(max(rows, 1), use_threads=False)
+        # Each row group by itself: Arrow has one dictionary of all texts of a column that one reading has come by.
+        self._batches: Iterator[Any] = chain.from_iterable(
+            file.iter_batches(max(rows, 1), row_groups=[number], use_threads=False)
+            for number in range(file.num_row_groups)
+        )
         self._piece: TakenBatch | None = None
         """The last batch."""
         self._start = 0
@@ -126,7 +133,9 @@ class FileSource:
         """Read the footer. Rows are unpacked `batch_bytes` at a time. Raises `FileNotFoundError`, and
         `SegmentUnreadable`."""
         try:
-            file = pq.ParquetFile(path, read_dictionary=list(FEW_VALUES), buffer_size=READ, pre_buffer=False)
+            footer = pq.read_metadata(path)
+            few = _with_small_dictionaries(footer)
+            file = pq.ParquetFile(path, metadata=footer, read_dictionary=few, buffer_size=READ, pre_buffer=False)
             return cls(path, file, batch_bytes)
         except FileNotFoundError:
             raise
@@ -151,7 +160,9 @@ class FileSource:
             table = self._file.read(["project", "timestamp"], use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(self._path, error) from error
-        projects = table.column("project").unify_dictionaries().combine_chunks()
+        projects = table.column("project")
+        is_encoded = pa.types.is_dictionary(projects.type)
+        projects = (projects.unify_dictionaries() if is_encoded else projects.dictionary_encode()).combine_chunks()
         return projects, table.column("timestamp").cast(pa.int64()).to_numpy()
 
     def take(self, count: int) -> list[Rows]:
@@ -180,6 +191,19 @@ class FileSource:
         self._piece = None
         self._batches = iter(())
         self._file.close(force=True)
+
+
+def _with_small_dictionaries(footer: Any) -> list[str]:
+    """Return the columns with few values that are read as dictionaries: those that have a small one in each row
+    group."""
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    places = {groups[0].column(place).path_in_schema: place for place in range(footer.num_columns)}
+
+    def is_small(name: str) -> bool:
+        chunks = (group.column(places[name]) for group in groups)
+        return all(each.has_dictionary_page and each.total_uncompressed_size <= MOST_CODED for each in chunks)
+
+    return list(filter(is_small, FEW_VALUES))
 
 
 def _unreadable(path: Path, why: object) -> SegmentUnreadable:
@@ -216,12 +240,22 @@ def _next_rows(sources: Sequence[_Source], homes: NDArray[np.uint16], taking: Ta
         pieces[order] = np.repeat(np.arange(len(found), dtype=np.uint16), [each.size for each in found])
         rows[order] = np.concatenate([np.arange(each.start, each.start + each.size, dtype=np.int32) for each in found])
         return taking.table([each.piece for each in found], pieces, rows)
-    table = joined([each.piece.batch.slice(each.start, each.size) for each in found])
+    table = joined([_small(each.piece.batch.slice(each.start, each.size)) for each in found])
     if len(found) == 1:
         return table
     places = np.empty(len(homes), np.int64)
     places[order] = np.arange(len(homes))
     return table.take(pa.array(places))
+
+
+def _small(batch: Any) -> Any:
+    """Return a batch whose dictionaries have little beside what its rows have: a slice has those of the whole."""
+    most = MOST_LETTERS // BATCH * max(len(batch), 64)
+    for name in FEW_VALUES:
+        place, column = batch.schema.get_field_index(name), batch.column(name)
+        if not pa.types.is_dictionary(column.type) or column.dictionary.nbytes > most:
+            batch = batch.set_column(place, WRITTEN.field(name), column.cast(pa.string()).dictionary_encode())
+    return batch
 
 
 def joined(batches: Sequence[Any]) -> Any:

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 
 from processor.core.kernel.loaded import kernel
 from processor.event_store.compiled_parquet import ColumnSettings, CompiledParquet, Sink
-from processor.event_store.schema import FEW_VALUES, ROW_BYTES, SCHEMA, WRITTEN, row_bytes
+from processor.event_store.schema import FEW_VALUES, ROW_BYTES, SCHEMA, row_bytes
 
 Packing = Literal["none", "zstd"]
 """Small segments are merged soon: packing them would cost more than it saves. zstd is that of level 1."""
@@ -29,7 +29,10 @@ _STATISTICS: Final = [
 """What readers leave out row groups by; ids are looked up in the index, but for events that have no session."""
 
 
-SETTINGS: Final = ColumnSettings(PAGE, frozenset(_DICTIONARIES), frozenset(_DELTAS), frozenset(_STATISTICS))
+DICTIONARY: Final = 64 << 10
+"""Bytes of the dictionary of a column with few values: see `ColumnSettings`."""
+
+SETTINGS: Final = ColumnSettings(PAGE, DICTIONARY, frozenset(_DICTIONARIES), frozenset(_DELTAS), frozenset(_STATISTICS))
 
 
 class RowGroups(Protocol):
@@ -50,10 +53,11 @@ class PyarrowParquet:
     def __init__(self, sink: Any, packing: Packing) -> None:
         self._writer: Any = pq.ParquetWriter(
             sink,
-            WRITTEN,
+            SCHEMA,
             version="2.6",
             store_schema=False,
             data_page_size=PAGE,
+            dictionary_pagesize_limit=4 * DICTIONARY,
             compression=packing,
             compression_level=1 if packing == "zstd" else None,
             use_dictionary=_DICTIONARIES,
@@ -65,7 +69,8 @@ class PyarrowParquet:
     def write_group(self, table: Any) -> None:
         """See `RowGroups`."""
         self._row_bytes = max(self._row_bytes, row_bytes(table))
-        self._writer.write_table(table, row_group_size=table.num_rows)
+        # Of a dictionary Arrow writes all texts, whatever their size, and those that no row has.
+        self._writer.write_table(table.cast(SCHEMA), row_group_size=table.num_rows)
 
     def close(self) -> None:
         """See `RowGroups`."""

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from structlog.stdlib import get_logger
 
@@ -41,7 +41,19 @@ MAX_WAITING: Final = 48 << 20
 
 MIN_WAITING: Final = 1 << 20
 
+ENOUGH: Final = 16 << 20
+"""Bytes of a partition's waiting messages for which a store that is behind cuts at once."""
+
 T = TypeVar("T")
+
+
+class _CutAll(NamedTuple):
+    """What a cut of all partitions has left."""
+
+    is_full: bool
+    """Whether there is more to cut at once."""
+    is_behind: bool
+    """See `Store.is_behind`."""
 
 
 class Overtaken(Exception):
@@ -86,8 +98,9 @@ class Store:
         self.rows = 0
         """Written since the start, by cuts."""
         self.is_behind = False
-        """Whether the last cut has left messages that could have been cut. False after one that failed: merging waits
-        for no store that stands still."""
+        """Whether the last cut has left messages that could have been cut, or more committed ones than it has cut of
+        their partition, which have not arrived yet: the log is read more slowly than segments are cut. False after one
+        that failed, and for partitions of which nothing is cut: merging waits for no store that stands still."""
         self.unmerged = 0
         """Segments of all partitions that were never merged."""
 
@@ -202,6 +215,12 @@ class Store:
             self._held.add(delivered.partition)
             self._hold(delivered.partition)
             self._wake.set()
+        elif self._is_enough(fresh):
+            self._wake.set()
+
+    def _is_enough(self, fresh: FreshMessages) -> bool:
+        """Return whether a store that is behind cuts at once, for what has arrived of a partition."""
+        return self.is_behind and fresh.bytes > min(ENOUGH, self._share // 2)
 
     @property
     def _share(self) -> int:
@@ -233,17 +252,17 @@ class Store:
         store has to begin with them.
         """
         async with self._turn:
-            is_full = False
+            left = _CutAll(is_full=False, is_behind=False)
             try:
                 if not await self.call(self._look_for_room):
                     return False
-                is_full = await self.call(self._cut_all, list(self._fresh.values()))
+                left = await self.call(self._cut_all, list(self._fresh.values()))
             finally:
-                self.is_behind = is_full
+                self.is_behind = left.is_behind
             for fresh in self._fresh.values():
                 fresh.release()
             await self._let_in()
-            return is_full
+            return left.is_full or any(map(self._is_enough, self._fresh.values()))
 
     async def _let_in(self) -> None:
         """Fetch again what was held, where there is room."""
@@ -265,11 +284,12 @@ class Store:
                 get_logger().error("store.disk_full", free=self.directory.free(), reserve=self.directory.reserve())
         return found
 
-    def _cut_all(self, partitions: list[FreshMessages]) -> bool:
+    def _cut_all(self, partitions: list[FreshMessages]) -> _CutAll:
         log, topic = self._open()
         before = self.clock() - self._payload_retention * DAY if self._payload_retention else 0
         cuts: list[tuple[FreshMessages, Cut]] = []
         behind = 0
+        leaves_more = False
         for fresh in partitions:
             events = TopicPartition(EVENTS, fresh.number)
             committed = log.committed(GROUP, events) or 0
@@ -289,15 +309,17 @@ class Store:
                 raise
             if found is not None:
                 cuts.append((fresh, found))
-        goes_on = False
+                segment = found.manifest.segment
+                leaves_more |= committed - segment.end > segment.end - segment.start
+        is_full = False
         if cuts:
             catalog = topic.append(each.manifest for _, each in cuts)
             for fresh, each in cuts:
-                goes_on |= not self._advance(fresh, catalog, each.manifest) or each.is_full
+                is_full |= not self._advance(fresh, catalog, each.manifest) or each.is_full
             live = [each for fresh in partitions for each in catalog.live(fresh.number)]
             self.unmerged = sum(each.level == 0 and each.has_files for each in live)
         self._tell(behind)
-        return goes_on
+        return _CutAll(is_full, is_full or leaves_more)
 
     def _advance(self, fresh: FreshMessages, catalog: Catalog, written: Manifest) -> bool:
         """Go on behind the last live segment; return whether that is the one written here, not another store's."""

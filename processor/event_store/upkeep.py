@@ -29,7 +29,7 @@ EXPIRE_EVERY: Final = 60.0
 LOOK: Final = 0.05
 """Seconds between two looks whether a merge may go on."""
 
-MOST_UNMERGED: Final = 3 * merging.WIDE_FAN_IN
+MOST_UNMERGED: Final = 10 * merging.WIDE_FAN_IN
 """Segments of all partitions that were never merged, up to which cuts of a store that is behind go first."""
 
 KEPT_FOR: Final = 120.0

@@ -49,6 +49,8 @@ class Consumer(base.Consumer):
         """topic -> partitions"""
         self._left_out: set[TP] = set()
         """Partitions that are not fetched until they are assigned anew."""
+        self._goes_on = asyncio.Event()
+        """Set when one of them is fetched again."""
 
     def leave_out(self, tp: TP) -> None:
         """Stop fetching a partition that this program cannot read."""
@@ -60,10 +62,16 @@ class Consumer(base.Consumer):
         self._left_out.discard(tp)
         if tp in self._assigned:
             self.resume_partitions({tp})
+        self._goes_on.set()
 
     async def _wait_next_records(self, timeout: float) -> tuple[Any, Any]:  # noqa: ASYNC109 - Faust's
         """Fetch. What was fetched of a partition that is left out meanwhile is delivered, too: Faust would drop it, and
-        `go_on` begins after what was fetched."""
+        `go_on` begins after what was fetched. And where all are left out Faust sleeps for a second, also when one goes
+        on meanwhile."""
+        if self.flow_active and self._left_out and not self._get_active_partitions():
+            self._goes_on.clear()
+            await self.wait(self._goes_on.wait(), timeout=timeout)
+            return {}, set()
         records, active = await super()._wait_next_records(timeout)
         return records, None if active is None else _Wanted(active, self._left_out)
 

@@ -152,12 +152,12 @@ class StoreInProcess:
     async def bring(self, numbers: Sequence[int]) -> None:
         await self.store.bring(numbers)
 
-    def deliver(self, without: Collection[tuple[int, int]] = ()) -> None:
-        """Deliver everything that the log has from where the store has to go on, but some messages, by partition and
-        offset."""
+    def deliver(self, without: Collection[tuple[int, int]] = (), most: int = 1_000_000) -> None:
+        """Deliver everything that the log has from where the store has to go on, or `most` messages of each partition,
+        but some, by partition and offset."""
         with closing(self.address.open()) as log:
             for number in sorted(self.store.owned):
-                for record in log.read(TopicPartition(EVENTS, number), self.store.reached(number), 1_000_000, 1 << 40):
+                for record in log.read(TopicPartition(EVENTS, number), self.store.reached(number), most, 1 << 40):
                     if (number, record.offset) not in without:
                         self.store.deliver(_Delivered(number, record.offset, record.value, self.acks))
 

@@ -159,7 +159,7 @@ def segment_order(table: Any) -> Any:
 @needs_kernel
 def test_dictionaries_of_what_is_merged_do_not_grow_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row may have a version of its own of what usually has few."""
-    monkeypatch.setattr(compiled_take, "MOST_NUMBERED", 100)
+    monkeypatch.setattr(compiled_take, "MOST_LETTERS", 1000)
     monkeypatch.setattr(segment_file, "ROW_GROUP", 20)
     writer, parts, rows = ParquetWriter(tmp_path), [], []
     for start in (0, 5):

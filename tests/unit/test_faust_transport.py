@@ -81,6 +81,25 @@ async def test_what_was_fetched_of_a_partition_that_is_left_out_meanwhile_is_del
     log.close()
 
 
+async def test_a_partition_that_goes_on_is_fetched_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While all were left out Faust slept for a second: the event store cut what it had in a third of that."""
+    log = Log(tmp_path)
+    log.append([Append(TopicPartition(*EVENTS_0), [(None, b"waits")])], 1)
+    consumer = Fetching(tmp_path)
+    monkeypatch.setattr(consumer, "sleep", MagicMock(side_effect=AssertionError("it sleeps")))
+    consumer.leave_out(EVENTS_0)
+    fetching = asyncio.ensure_future(_fetched(consumer))
+    assert not (await asyncio.wait({fetching}, timeout=0.1))[0]
+    await consumer.go_on(EVENTS_0)
+    assert await asyncio.wait_for(fetching, PATIENCE) == []
+    assert await asyncio.wait_for(_fetched(consumer), PATIENCE) == [0]
+    log.close()
+
+
+async def _fetched(consumer: Fetching) -> list[int]:
+    return [message.offset async for _, message in consumer.getmany(timeout=2 * PATIENCE)]
+
+
 async def test_who_waits_for_records_asks_whether_anything_was_committed_and_reads_only_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

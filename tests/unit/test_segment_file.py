@@ -2,25 +2,28 @@
 
 import json
 import random
+import tracemalloc
 from collections import Counter, defaultdict
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.event_store import id_index, merge, parquet_writer, segment_file, user_counts
+from processor.event_store import id_index, merge, parquet_writer, row_groups, segment_file, user_counts
 from processor.event_store.compiled_take import TakenBatch
 from processor.event_store.directory_storage import DirectoryStorage
 from processor.event_store.id_index import IndexBuilder, IndexDamaged, SegmentIndex
 from processor.event_store.manifest import ProjectSums, Segment, segment_id
 from processor.event_store.merge import SegmentUnreadable
 from processor.event_store.parquet_writer import ParquetWriter
-from processor.event_store.schema import SCHEMA
+from processor.event_store.schema import SCHEMA, WRITTEN
 from processor.event_store.user_counts import Tally
 from tests.support.event_store import UNCOUNTED, Row, plain, random_row, table_of
 from tests.support.examples import examples
@@ -386,3 +389,63 @@ def test_segments_that_follow_each_other_are_merged_a_row_group_at_a_time(tmp_pa
     tables = list(merge.merged([tmp_path / f"{part.id}.parquet" for part in parts]))
     assert sum(table.num_rows for table in tables) == 640
     assert max(table.num_rows for table in tables) == 8
+
+
+HOSTILE = ("finish_reason", "sdk_version", "model", "session_id")
+_pools: list[Any] = []
+"""What was allocated of them refers to them."""
+
+
+def hostile_table(start: int, count: int) -> Any:
+    """Rows whose texts are all different, also of columns that have few values."""
+    [one] = made(random.Random(1), 1, 0, 1, project="default")
+    table = table_of([one]).take(pa.array(np.zeros(count, np.int64))).combine_chunks()
+    numbers = range(start, start + count)
+    columns: dict[str, Any] = {name: pa.array([f"{name} {each:300}" for each in numbers]) for name in HOSTILE}
+    columns |= {"log_offset": pa.array(numbers), "timestamp": pa.array(numbers).cast(pa.timestamp("us", "UTC"))}
+    for name, column in columns.items():
+        field = WRITTEN.field(name)
+        found = column.dictionary_encode() if pa.types.is_dictionary(field.type) else column
+        table = table.set_column(table.schema.get_field_index(name), field, found.cast(field.type))
+    return table
+
+
+def peak_of_merge(directory: Path, size: int) -> tuple[int, Path]:
+    """Merge four segments of so many rows; return the most bytes that Arrow and Python had, and the file."""
+    storage = DirectoryStorage(directory)
+    parts = [segment_file.write(storage, new(n, n + 1), [hostile_table(size * n, size)]) for n in range(4)]
+    before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    _pools.append(pool)
+    pa.set_memory_pool(pool)
+    tracemalloc.start()
+    try:
+        segment = ParquetWriter(directory).merge(parts, new(0, 4, 1), 0)
+        python = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        pa.set_memory_pool(before)
+    return pool.max_memory() + python, directory / f"{segment.id}.parquet"
+
+
+@pytest.mark.parametrize("way", ["compiled", "pure"])
+def test_a_merge_of_texts_that_are_all_different_holds_a_few_of_them(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Columns of few values had one dictionary of all texts of a merge, and one of all that was read of each file."""
+    monkeypatch.setattr(segment_file, "ROW_GROUP", 1000)
+    monkeypatch.setattr(merge, "BATCH", 256)
+    if way == "pure":
+        for module in (merge, row_groups):
+            monkeypatch.setattr(module, "kernel", None)
+    (tmp_path / "few").mkdir()
+    (tmp_path / "many").mkdir()
+    few, _ = peak_of_merge(tmp_path / "few", 2000)
+    many, path = peak_of_merge(tmp_path / "many", 6000)
+    assert many < 1.3 * few
+    expected = pa.concat_tables([hostile_table(6000 * n, 6000) for n in range(4)]).cast(SCHEMA)
+    assert pq.read_table(path).select(HOSTILE).equals(expected.select(HOSTILE))
+    texts = ", ".join(HOSTILE)
+    query = f"select {texts} from read_parquet('{path}') order by log_offset"
+    with duckdb.connect() as connection:
+        rows = connection.execute(query).fetchall()
+    assert rows == list(zip(*(expected.column(name).to_pylist() for name in HOSTILE), strict=True))

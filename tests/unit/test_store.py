@@ -33,7 +33,7 @@ from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS, GROUP, SEGMENTS
 from tests.support.events import make_event
 from tests.support.logs import catch_up, put
-from tests.support.patience import PATIENCE
+from tests.support.patience import PATIENCE, until
 from tests.support.store import StoreInProcess, read_rows
 from tests.support.tables import NOON
 
@@ -237,6 +237,50 @@ async def test_a_store_that_is_behind_cuts_first_and_merges_later(
         pass
     world.check(store)
     assert max(each.level for each in store.catalog().live()) >= 2
+
+
+async def test_a_store_is_behind_also_while_what_it_lacks_has_not_arrived_yet(world: World) -> None:
+    """Every fourth cut of a long log found less than a segment, as it was faster than the fetching; it waited for half
+    a second then, and a merge began."""
+    store = await world.started()
+    upkeep = Upkeep(store.store, fan_in=2)
+    for _ in range(2):
+        world.send(4)
+        await world.work()
+        store.deliver()
+        await store.cut()
+    assert not store.store.is_behind
+    world.send(40)
+    await world.work()
+    assert not await store.store.cut()
+    assert not store.store.is_behind, "nothing has arrived: it stands still"
+    store.deliver(most=5)
+    assert not await store.store.cut()
+    assert store.store.is_behind
+    assert not await upkeep.merge_one()
+    store.deliver()
+    assert not await store.store.cut()
+    assert not store.store.is_behind
+    assert await upkeep.merge_one()
+    world.check(store)
+
+
+async def test_a_store_that_is_behind_cuts_as_soon_as_enough_has_arrived(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("processor.event_store.store.INTERVAL", 1e9)
+    monkeypatch.setattr("processor.event_store.store.ENOUGH", 0)
+    world.send(60)
+    await world.work()
+    store = await world.started()
+    store.deliver(most=5)
+    running = asyncio.create_task(store.store.run())
+    await until(lambda: store.store.is_behind)
+    store.deliver()
+    await until(lambda: len(store.rows()) == len(world.expected))
+    running.cancel()
+    await asyncio.wait({running})
+    world.check(store)
 
 
 async def test_a_merge_that_is_under_way_waits_while_the_store_is_behind(

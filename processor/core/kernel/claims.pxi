@@ -1,4 +1,4 @@
-# New ids in the id index, and whether any comes twice.
+# New ids in the id index, whether any comes twice, and which of a message were claimed.
 
 cdef extern from *:
     """
@@ -49,6 +49,42 @@ def distinct(keys):
     finally:
         close(&views)
         free(table)
+
+
+def kept_in_order(keys, claimed):
+    """`claimed_ids._kept_in_order` for keys of which shape (n, 2) are given and fewer were claimed: a byte a row, 1: kept.
+    None: they were claimed in another order than the rows have, or another copy than the first one was."""
+    cdef Py_ssize_t count = len(keys), wanted = len(claimed), i, other, known = 0
+    cdef Views views
+    cdef const uint64_t* key
+    cdef const uint64_t* claim
+    cdef uint8_t* kept
+    cdef bint outcome = True
+    views.count = 0
+    found = bytearray(count)
+    try:
+        key = <const uint64_t*>opened(&views, keys, count, 16)
+        claim = <const uint64_t*>opened(&views, claimed, wanted, 16)
+        kept = <uint8_t*>opened_to_write(&views, found)
+        with nogil:
+            for i in range(count):
+                if known < wanted and key[2 * i] == claim[2 * known] and key[2 * i + 1] == claim[2 * known + 1]:
+                    kept[i] = 1
+                    known += 1
+            outcome = known == wanted
+            for i in range(count):
+                if kept[i] or not outcome:
+                    continue
+                # Of several copies the first one is kept, if any is.
+                for other in range(count):
+                    if key[2 * other] == key[2 * i] and key[2 * other + 1] == key[2 * i + 1]:
+                        if other < i and kept[other]:
+                            break
+                        if kept[other]:
+                            outcome = False
+        return found if outcome else None
+    finally:
+        close(&views)
 
 
 def insert(words, int64_t first, int64_t wrap, int64_t base, keys, digests, offsets, ends):
