@@ -76,8 +76,7 @@ def test_the_kernel_and_its_twin_write_the_same_segments() -> None:
 
 
 def test_the_kernel_and_its_twin_read_the_same_rows() -> None:
-    counts = _compared(chosen_twins.compare)
-    assert min(counts[each] for each in ("rows read", "texts found", "damaged columns left")) > 0
+    _compare(chosen_twins.compare, _some_of("rows read", "texts found", "damaged columns left"))
 
 
 @pytest.mark.parametrize("kind", [AssertionError, ValueError])
