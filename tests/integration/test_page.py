@@ -536,6 +536,25 @@ def test_the_title_of_a_user_has_the_focus_whatever_ends_meanwhile(chrome: Brows
         assert seen.faults == []
 
 
+def test_an_overview_that_is_left_before_it_is_read_is_not_busy(chrome: Browser, busy: Server) -> None:
+    """It stood as busy behind the other views until somebody came back to it."""
+    with visit(chrome, busy) as seen:
+        page = signed_in(seen, busy)
+        expect(page.locator("#users tbody a").first).to_be_visible()
+        expect(page.locator("[aria-busy]")).to_have_count(0)
+        # The next reading does not begin yet, and is one that another view can still prevent.
+        page.evaluate("() => { window.later = setTimeout; setTimeout = (f, ms) => later(f, ms + 1000); }")
+        page.evaluate("location.hash = '#/?range=7d'")
+        expect(page.locator("#overview[aria-busy]")).to_have_count(1)
+        page.evaluate("location.hash = '#/prompts'")
+        expect(page.locator("#view-prompts")).to_be_visible()
+        page.evaluate("() => { setTimeout = later; }")
+        expect(page.locator("[aria-busy]")).to_have_count(0)
+        page.evaluate("location.hash = '#/'")
+        expect(page.locator("#users tbody a").first).to_be_visible()
+        expect(page.locator("[aria-busy]")).to_have_count(0)
+
+
 @pytest.mark.parametrize(("scheme", "size"), [("light", browsers.DESKTOP), ("dark", PHONE)], ids=["desktop", "phone"])
 def test_axe_finds_nothing(chrome: Browser, busy: Server, fresh: Tenant, scheme: str, size: dict[str, int]) -> None:
     options: dict[str, Any] = {"watch": False, "bypass_csp": True, "color_scheme": scheme, "viewport": size}

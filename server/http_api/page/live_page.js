@@ -114,9 +114,10 @@ export class LivePage {
     show($("person"), !card && this.#userId !== null);
   }
 
-  /** Nothing of it is seen for a while: it does not read. */
+  /** Nothing of it is seen for a while: it does not read, and nothing waits for it. */
   pause() {
     clearTimeout(this.#timer);
+    for (const done of this.#waiting.splice(0)) done();
     this.isPaused = true;
   }
 
