@@ -116,7 +116,7 @@ class NewEvents(Struct, frozen=True):
     position: dict[int, int]
     """Partition -> first offset that has not been looked at; the position of the next question."""
     as_of: str | None = field(default=None, name="asOf")
-    lag: float | None = field(default=None, name="lagSeconds")
+    lag: int | float | None = field(default=None, name="lagSeconds")
 
 
 class TracesQuestion(Asked, frozen=True, kw_only=True, tag="traces", omit_defaults=True):

@@ -26,6 +26,7 @@ from server.explore.conditions import FIRST, Condition, condition, within
 from server.explore.engine import Engine
 from server.explore.questions import Filters, Kinds, Times
 from server.explore.segment_files import Groups, OpenFile, SegmentFile, SegmentFiles
+from server.explore.sums import number_json
 
 INDEXED: Final[dict[str, Kind]] = {"event_id": "event", "trace_id": "trace", "session_id": "session", "user_id": "user"}
 """Column -> its kind in the id index."""
@@ -170,7 +171,8 @@ class Snapshot:
 
     def stamp(self) -> dict[str, Any]:
         """Return the members that every answer has: how far it is complete, and how far a first build is."""
-        found = {"asOf": format_timestamp(self.as_of - self.as_of % 1000), "lagSeconds": round(self.lag / SECOND, 3)}
+        lag = number_json(round(self.lag / SECOND, 3))
+        found = {"asOf": format_timestamp(self.as_of - self.as_of % 1000), "lagSeconds": lag}
         return found if self.building is None else {**found, "building": building_json(self.building)}
 
     @property
