@@ -62,11 +62,12 @@ async def used(started: Server, expected: int) -> int:
 
 
 async def use_up(started: Server) -> Crowd:
-    """Have many senders take what is left of the quota. Some may be asked to come again (503): a process may not know
-    yet what of the month is used.
+    """Have many senders take what is left of the quota. All are answered, but some may be asked to come again (503): a
+    process may not know yet what of the month is used.
     """
     crowd = Crowd([started], LIMIT, seed=random.SystemRandom().randrange(10**6))
     await crowd.run(crowd.has_used_up, PROCESS_PATIENCE)
+    assert not crowd.lost
     return crowd
 
 

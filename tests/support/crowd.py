@@ -42,6 +42,8 @@ class Crowd:
         """Ids that were acknowledged."""
         self.doubtful: set[str] = set()
         """Ids whose request got no answer or 503: some of them may have been taken."""
+        self.lost: list[str] = []
+        """Of each request that got no answer, why."""
         self.recent: list[str] = []
         self.over = asyncio.Event()
         self.refused = 0
@@ -91,7 +93,8 @@ class Crowd:
     async def http(self, api: Server, ids: list[str]) -> str:
         try:
             got = await clients.Reader(api, self.session).ingest([make_event(event_id=each) for each in ids])
-        except (aiohttp.ClientError, TimeoutError):
+        except (aiohttp.ClientError, TimeoutError) as error:
+            self.lost.append(repr(error))
             return "doubtful"
         if got.status == 429:
             assert (got.json["error"], got.json["limit"]) == ("Monthly quota exceeded", self.limit), got
@@ -105,6 +108,8 @@ class Crowd:
             answer = await clients.unary(self.channels[api.grpc, channel], api.key, events)
         except grpc.aio.AioRpcError as error:
             codes = {grpc.StatusCode.RESOURCE_EXHAUSTED: "refused"}
+            if error.code() not in {*codes, grpc.StatusCode.UNAVAILABLE}:
+                self.lost.append(repr(error))
             return codes.get(error.code(), "doubtful")
         assert answer.accepted == len(ids)
         return "taken"
