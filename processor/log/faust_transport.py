@@ -50,7 +50,7 @@ class Consumer(base.Consumer):
         self._left_out: set[TP] = set()
         """Partitions that are not fetched until they are assigned anew."""
         self._goes_on = asyncio.Event()
-        """Set when one of them is fetched again."""
+        """Set when there is a partition to fetch: one was assigned, is left out no longer, or has room in its queue."""
 
     def leave_out(self, tp: TP) -> None:
         """Stop fetching a partition that this program cannot read."""
@@ -62,13 +62,27 @@ class Consumer(base.Consumer):
         self._left_out.discard(tp)
         if tp in self._assigned:
             self.resume_partitions({tp})
+
+    def resume_partitions(self, tps: Iterable[TP]) -> None:
+        """Fetch partitions that were paused."""
+        super().resume_partitions(tps)
         self._goes_on.set()
+
+    def on_buffer_drop(self, tp: TP) -> None:
+        """A partition has room again in the queue of its stream."""
+        super().on_buffer_drop(tp)
+        self._goes_on.set()
+
+    def _set_active_tps(self, tps: set[TP]) -> set[TP]:
+        found: set[TP] = super()._set_active_tps(tps)
+        self._goes_on.set()
+        return found
 
     async def _wait_next_records(self, timeout: float) -> tuple[Any, Any]:  # noqa: ASYNC109 - Faust's
         """Fetch. What was fetched of a partition that is left out meanwhile is delivered, too: Faust would drop it, and
-        `go_on` begins after what was fetched. And where all are left out Faust sleeps for a second, also when one goes
-        on meanwhile."""
-        if self.flow_active and self._left_out and not self._get_active_partitions():
+        `go_on` begins after what was fetched. And where nothing may be fetched, as all are left out or the queue of the
+        stream is full, Faust sleeps for a second, in which the stream empties its queue and stands still."""
+        if self.flow_active and not self._get_active_partitions():
             self._goes_on.clear()
             await self.wait(self._goes_on.wait(), timeout=timeout)
             return {}, set()

@@ -96,6 +96,27 @@ async def test_a_partition_that_goes_on_is_fetched_at_once(tmp_path: Path, monke
     log.close()
 
 
+@pytest.mark.parametrize("wakes", ["the buffer was emptied", "a partition was assigned"])
+async def test_a_partition_whose_buffer_was_full_is_fetched_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wakes: str
+) -> None:
+    """Faust slept for a second: a worker that was behind went through its queue in a part of that, and stood still."""
+    log = Log(tmp_path)
+    log.append([Append(TopicPartition(*EVENTS_0), [(None, b"waits")])], 1)
+    consumer = Fetching(tmp_path)
+    monkeypatch.setattr(consumer, "sleep", MagicMock(side_effect=AssertionError("it sleeps")))
+    consumer.on_buffer_full(EVENTS_0)
+    fetching = asyncio.ensure_future(_fetched(consumer))
+    assert not (await asyncio.wait({fetching}, timeout=0.1))[0]
+    if wakes == "the buffer was emptied":
+        consumer.on_buffer_drop(EVENTS_0)
+    else:
+        consumer._set_active_tps({EVENTS_0})
+    assert await asyncio.wait_for(fetching, PATIENCE) == []
+    assert await asyncio.wait_for(_fetched(consumer), PATIENCE) == [0]
+    log.close()
+
+
 async def _fetched(consumer: Fetching) -> list[int]:
     return [message.offset async for _, message in consumer.getmany(timeout=2 * PATIENCE)]
 
