@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from processor.state.partitions import Holder
     from processor.users_topic.row_publisher import UsersTopicPublisher
 
-COMMIT_INTERVAL: Final = 0.5
+COMMIT_INTERVAL: Final = 0.25
 """Seconds between two commits of progress; the event store goes no further than them."""
 
 EXIT_BROKEN: Final = 70

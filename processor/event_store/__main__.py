@@ -23,7 +23,7 @@ from processor.wall_clock import now
 LOCK_PATIENCE: Final = 5.0
 """Seconds to wait for an earlier store that is ending."""
 
-NICE: Final = 10
+NICE: Final = 19
 """How much lower its priority is than that of ingest and the tables."""
 
 STOP_PATIENCE: Final = 3.0

@@ -31,7 +31,10 @@ from processor.log.records import Delivered, TopicPartition
 from processor.log.topics import EVENTS, GROUP
 
 INTERVAL: Final = 0.5
-"""Seconds between two cuts."""
+"""Seconds from the start of a cut to the next one, of a store that keeps up."""
+
+PAUSE: Final = 0.05
+"""Least seconds between two such cuts."""
 
 RETRY: Final = 2.0
 """Seconds after a failure, or while there is no room, until the next try."""
@@ -229,6 +232,7 @@ class Store:
     async def run(self) -> None:
         """Cut segments, for ever. What fails is tried again."""
         while True:
+            began = time.monotonic()
             try:
                 goes_on_at_once = await self.cut()
             except LogBroken:
@@ -240,7 +244,7 @@ class Store:
             if not goes_on_at_once:
                 self._wake.clear()
                 try:
-                    async with asyncio.timeout(INTERVAL):
+                    async with asyncio.timeout(max(PAUSE, began + INTERVAL - time.monotonic())):
                         await self._wake.wait()
                 except TimeoutError:
                     pass
