@@ -104,6 +104,8 @@ class Store:
         """Whether the last cut has left messages that could have been cut, or more committed ones than it has cut of
         their partition, which have not arrived yet: the log is read more slowly than segments are cut. False after one
         that failed, and for partitions of which nothing is cut: merging waits for no store that stands still."""
+        self.is_cutting = False
+        """Whether a cut is being made now."""
         self.unmerged = 0
         """Segments of all partitions that were never merged."""
 
@@ -257,12 +259,14 @@ class Store:
         """
         async with self._turn:
             left = _CutAll(is_full=False, is_behind=False)
+            self.is_cutting = True
             try:
                 if not await self.call(self._look_for_room):
                     return False
                 left = await self.call(self._cut_all, list(self._fresh.values()))
             finally:
                 self.is_behind = left.is_behind
+                self.is_cutting = False
             for fresh in self._fresh.values():
                 fresh.release()
             await self._let_in()

@@ -110,14 +110,18 @@ class Upkeep:
 
     @property
     def _has_to_wait(self) -> bool:
-        """Whether merging has to wait: a store that is behind cuts first, since that is what it is late with. Repairs,
-        for which questions wait, are made by the thread of the merging."""
-        store = self._store
-        return store.is_behind and store.unmerged < MOST_UNMERGED and not store.lacking
+        """Whether merging has to wait: a store that is behind cuts first, since that is what it is late with."""
+        return self._store.is_behind and self._may_wait
+
+    @property
+    def _may_wait(self) -> bool:
+        """Whether merging may wait for cuts at all. Repairs, for which questions wait, are made by its thread."""
+        return self._store.unmerged < MOST_UNMERGED and not self._store.lacking
 
     def _let_cuts_go_first(self) -> None:
-        """Wait as long as that. For the thread of the merging."""
-        while self._has_to_wait:
+        """Wait as long as that, and while a cut is being made: what has just been counted waits for it, and both take
+        what ingest leaves. For the thread of the merging."""
+        while self._has_to_wait or (self._store.is_cutting and self._may_wait):
             time.sleep(LOOK)
 
     async def merge_one(self) -> bool:

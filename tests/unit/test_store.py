@@ -239,6 +239,31 @@ async def test_a_store_that_is_behind_cuts_first_and_merges_later(
     assert max(each.level for each in store.catalog().live()) >= 2
 
 
+async def test_a_store_says_that_it_cuts_while_it_does(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = await world.started()
+    world.send(4)
+    await world.work()
+    store.deliver()
+    seen: list[bool] = []
+
+    def has_room(wanted: int = 0) -> bool:
+        seen.append(store.store.is_cutting)
+        return True
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.directory, "has_room", has_room)
+        await store.cut()
+    assert seen
+    assert all(seen)
+    assert not store.store.is_cutting
+    with monkeypatch.context() as patched:
+        patched.setattr(store.store, "_cut_all", _fails)
+        with pytest.raises(OSError, match="No space"):
+            await store.store.cut()
+    assert not store.store.is_cutting
+    world.check(store)
+
+
 async def test_a_store_is_behind_also_while_what_it_lacks_has_not_arrived_yet(world: World) -> None:
     """Every fourth cut of a long log found less than a segment, as it was faster than the fetching; it waited for half
     a second then, and a merge began."""
@@ -283,8 +308,9 @@ async def test_a_store_that_is_behind_cuts_as_soon_as_enough_has_arrived(
     world.check(store)
 
 
-async def test_a_merge_that_is_under_way_waits_while_the_store_is_behind(
-    world: World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("waits_for", ["is_behind", "is_cutting"])
+async def test_a_merge_that_is_under_way_waits_for_the_cuts(
+    world: World, monkeypatch: pytest.MonkeyPatch, waits_for: str
 ) -> None:
     store = await world.started()
     upkeep = Upkeep(store.store, fan_in=2)
@@ -296,7 +322,7 @@ async def test_a_merge_that_is_under_way_waits_while_the_store_is_behind(
     began, merge = threading.Event(), store.store.writer.merge
 
     def late(*given: Any) -> Segment:
-        store.store.is_behind = True
+        setattr(store.store, waits_for, True)
         began.set()
         return merge(*given)
 
@@ -304,7 +330,7 @@ async def test_a_merge_that_is_under_way_waits_while_the_store_is_behind(
     merging = asyncio.create_task(upkeep.merge_one())
     await asyncio.to_thread(began.wait)
     assert not (await asyncio.wait({merging}, timeout=0.2))[0]
-    store.store.is_behind = False
+    setattr(store.store, waits_for, False)
     assert await merging
     world.check(store)
     assert {each.level for each in store.catalog().live()} == {0, 1}
