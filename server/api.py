@@ -10,6 +10,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Final, TypeVar
 
 import grpc
@@ -78,7 +79,8 @@ async def run(settings: ServerSettings, *, is_alone: bool = False) -> None:
         server, grpc_port = await _serve_grpc(settings, services, connections, share=sibling is not None)
         stack.push_async_callback(stop_reporting, asyncio.create_task(connections.run(grpc_port)))
         if budget.handshakes:
-            handshakes = ConnectionWatch("http", budget.handshakes, counted=runner.admission.peers)
+            handshakes = ConnectionWatch("http", budget.handshakes, counted=runner.admission.peers, files=budget.files)
+            runner.on_accepted = partial(handshakes.accepted, port)
             stack.push_async_callback(stop_reporting, asyncio.create_task(handshakes.run(port)))
         stack.push_async_callback(_close_apis, runner, server)
         stack.callback(services.feed.close)

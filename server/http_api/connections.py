@@ -56,6 +56,11 @@ class FileBudget(NamedTuple):
     backlog: int
     """Connections that may wait to be accepted by the HTTP API, all of which may be open while they are refused."""
 
+    @property
+    def files(self) -> int:
+        """Files that are open when every bound is reached, without connections that are refused."""
+        return OWN_FILES + PROBE_CONNECTIONS + self.http + self.handshakes + self.grpc
+
 
 def budget_of(files: int | None, *, tls: bool = False) -> FileBudget:
     """Divide a limit of open files (None: no limit): two thirds of the connections are for HTTP, one third for gRPC.
@@ -90,7 +95,7 @@ class Runner(web.AppRunner):
     `admission` decides on them; connections are closed after `keepalive` seconds without a request.
     """
 
-    __slots__ = ("_bounds", "_fast_path", "_gate", "admission")
+    __slots__ = ("_bounds", "_fast_path", "_gate", "admission", "on_accepted")
 
     def __init__(
         self,
@@ -115,6 +120,8 @@ class Runner(web.AppRunner):
         self._gate = gate
         self._fast_path = fast_path
         self.admission: Admission[Connection] = Admission(connections, PROBE_CONNECTIONS)
+        self.on_accepted: Callable[[], None] = _ignore
+        """Called for each connection that is accepted; one with TLS is admitted later, after its handshake."""
 
     @property
     def server(self) -> Any:
@@ -124,7 +131,16 @@ class Runner(web.AppRunner):
 
     def _bounded(self, server: web.Server) -> Callable[[], asyncio.Protocol]:
         loop = asyncio.get_running_loop()
-        return lambda: Connection(self._gate, self._fast_path, self.admission, server, loop=loop, **self._bounds)
+
+        def make() -> Connection:
+            self.on_accepted()
+            return Connection(self._gate, self._fast_path, self.admission, server, loop=loop, **self._bounds)
+
+        return make
+
+
+def _ignore() -> None:
+    """Nobody wants to know."""
 
 
 class Connection(web.RequestHandler):

@@ -14,6 +14,10 @@ and ends when its client likes: `Watch` of the health service, and reflection.
 A connection that has never sent a byte is closed before one that has: its client waits for nothing, while a handshake
 may be waiting for a busy server. Connections of addresses with more than an even part of the room are closed before
 those of other addresses.
+
+Connections can come faster than that: between two examinations thousands may be accepted. A process without a file left
+cannot accept, and libuv then closes all that wait, of whatever address. Therefore the event loop reports what it has
+accepted, and where the files are nearly used up it makes room at once, in the same order.
 """
 
 import asyncio
@@ -52,6 +56,9 @@ RECENT: Final = 3.0
 """Seconds after its last bytes for which a connection counts as receiving."""
 STEP: Final = 256
 """Connections that are closed within one turn of the event loop."""
+ACCEPTED: Final = 32
+"""Accepted connections after which the number of open files is looked at again. Those that were closed last time are
+gone by then: an event loop closes them in its next turn or the one after that."""
 _LAST_DATA_RECEIVED: Final = 52
 """Offset of that time in Linux's `struct tcp_info`: 32 bits, in milliseconds."""
 _BYTES_RECEIVED: Final = 128
@@ -82,7 +89,8 @@ class ConnectionWatch:
     """What is known of the connections to one port.
 
     `limit` is the bound for all of them, but for those of `counted`, which are bounded elsewhere; `others` says how
-    many connections there are to other ports. `name` is for the log.
+    many connections there are to other ports. `name` is for the log. `files` is how many files the process may have
+    open before `accepted` makes room.
     """
 
     def __init__(
@@ -92,8 +100,14 @@ class ConnectionWatch:
         *,
         counted: Callable[[], Collection[Peer]] = tuple,
         others: Callable[[], int] = lambda: 0,
+        files: int | None = None,
     ) -> None:
         self.limit = limit
+        self._files = files
+        self._accepted = 0
+        """Connections that were accepted since the open files were counted."""
+        self._ended_at_once = 0
+        """Connections that were ended by `accepted` since the log said so."""
         self._name = name
         self._counted = counted
         self._others = others
@@ -134,6 +148,25 @@ class ConnectionWatch:
         """A call of this peer had a valid key."""
         self._known.add(peer)
 
+    def accepted(self, port: int) -> None:
+        """A connection was accepted, on the event loop. If the process has nearly no files left, end others at once:
+        those beyond the room, however short they have been idle."""
+        self._accepted += 1
+        if self._files is None or self._accepted < ACCEPTED:
+            return
+        self._accepted = 0
+        if count_files() < self._files:
+            return
+        counted = set(self._counted())
+        there = {each.peer: each for each in connections_to(port) if each.peer not in counted}
+        now = time.monotonic()
+        calls, known = self._by_peer(there)
+        order = self._order(there, calls, known, now, listen(there.values()))
+        surplus = [peer for peer in order[: max(len(there) - self._room, 0)] if peer not in calls][:STEP]
+        for peer in surplus:
+            end(there[peer], port)
+        self._ended_at_once += len(surplus)
+
     async def run(self, port: int) -> None:
         """Look at the connections to `port`, for ever."""
         failing = Recurring("connections.unknown", "connections.known_again")
@@ -147,6 +180,9 @@ class ConnectionWatch:
                 failing.worked(api=self._name)
 
     async def _look(self, port: int) -> None:
+        if self._ended_at_once:
+            log.warning("connections.ended", api=self._name, ended=self._ended_at_once, is_at_once=True)
+            self._ended_at_once = 0
         if await asyncio.to_thread(count_files) - self._others() - len(self._counted()) < self.limit * CROWDED:
             for memory in (self._seen, self._used, self._ended):
                 memory.clear()
@@ -193,31 +229,37 @@ class ConnectionWatch:
         if not excess and len(connections) <= self._room:
             return []
         heard = heard or {}
+        return [
+            connections[peer]
+            for peer in _beyond(self._order(connections, calls, known, now, heard), excess, self._room)
+            if peer not in calls
+            and now - self._idle_since(peer, now) >= (MIN_SILENT if _is_mute(peer, heard) else MIN_IDLE)
+        ]
+
+    def _order(
+        self, there: Iterable[Peer], calls: set[Peer], known: set[Peer], now: float, heard: Mapping[Peer, Heard]
+    ) -> list[Peer]:
+        """Return these in the order in which they are to go."""
         unspared = {parse_peer(each) for each in self._unspared}
-        even = self._room / len(networks)
-
-        def idle_since(peer: Peer) -> float:
-            return self._used.get(peer, self._seen[peer])
-
-        def is_mute(peer: Peer) -> bool:
-            return peer in heard and heard[peer].is_mute
+        networks = Counter(network_of(address) for address, _ in there)
+        even = self._room / max(len(networks), 1)
 
         def rank(peer: Peer) -> tuple[bool, bool, bool, bool, bool, bool, float]:
             """The first to go: one that receives nothing and answers nothing, without a key, of an address that has
             more than an even part of the room, that never sent a byte, beyond its grace, idle for longest."""
-            age = now - self._seen[peer]
+            age = now - self._seen.get(peer, now)
             silent = heard[peer].silent if peer in heard else age
             is_busy = peer in unspared or silent < min(RECENT, age)  # not what it said at the start
             is_known = peer in known
             is_light = is_known or networks[network_of(peer[0])] <= even
             is_young = not is_known and age < GRACE
-            return peer in calls, is_busy, is_known, is_light, not is_mute(peer), is_young, idle_since(peer)
+            idle_since = self._idle_since(peer, now)
+            return peer in calls, is_busy, is_known, is_light, not _is_mute(peer, heard), is_young, idle_since
 
-        return [
-            connections[peer]
-            for peer in _beyond(sorted(connections, key=rank), excess, self._room)
-            if peer not in calls and now - idle_since(peer) >= (MIN_SILENT if is_mute(peer) else MIN_IDLE)
-        ]
+        return sorted(there, key=rank)
+
+    def _idle_since(self, peer: Peer, now: float) -> float:
+        return self._used.get(peer, self._seen.get(peer, now))
 
     def _by_peer(self, there: dict[Peer, Open]) -> tuple[set[Peer], set[Peer]]:
         """Who of these has calls under way, and who a valid key; of the others the key is forgotten."""
@@ -230,6 +272,10 @@ class ConnectionWatch:
             else:
                 self._known.discard(each)
         return calls, set(known)
+
+
+def _is_mute(peer: Peer, heard: Mapping[Peer, Heard]) -> bool:
+    return peer in heard and heard[peer].is_mute
 
 
 def _beyond(order: Sequence[Peer], excess: Mapping[str, int], room: int) -> list[Peer]:

@@ -32,6 +32,31 @@ setattr(applier.Applier, sys.argv[1], fail)
 sys.exit(worker.main())
 """
 
+SLOW = """
+import asyncio, json, sys, time
+from processor import __main__ as worker
+from processor.state import applier
+
+process = applier.Applier.process
+began, at_work, left = 0.0, 0.0, int(sys.argv[1])
+
+async def slowly(self, delivered):
+    global began, at_work, left
+    now = time.monotonic()
+    began = began or now
+    await asyncio.sleep(0.002)
+    await process(self, delivered)
+    after = time.monotonic()
+    at_work += after - now
+    left -= 1
+    if not left:
+        print(json.dumps(at_work / (after - began)), flush=True)
+
+applier.Applier.process = slowly
+sys.exit(worker.main())
+"""
+"""Says which part of the time it had a message in hand, from the first to the last of so many."""
+
 
 def fill(data_dir: Path, messages: int, partitions: int = 1) -> int:
     """Append messages of ten events each, one of them a duplicate; returns the number of unique events."""
@@ -109,3 +134,23 @@ def test_a_failure_nobody_foresaw_ends_the_process_and_loses_nothing(tmp_path: P
         worker.terminate()
         worker.communicate(timeout=PROCESS_PATIENCE)
     assert sum(row.requests for row in by_key(load(LogAddress(tmp_path), 0).tables.users).values()) == unique
+
+
+@pytest.mark.parametrize("partitions", [1, 2], ids=["alone", "beside one that has nothing new"])
+def test_a_worker_that_is_behind_always_has_a_message_in_hand(tmp_path: Path, partitions: int) -> None:
+    """Where a message takes longer than it takes to fetch one, the queue of the stream is always full. It waited for a
+    second then, or for messages of another partition, and of what it had in hand it made nothing meanwhile."""
+    log, messages = Log(tmp_path, partitions=partitions), 500
+    source = Source("org", "p", "key", NOON, "json", "partial")
+    made = [build_blocks(source, columns([Usage(number)]), 1)[0] for number in range(messages)]
+    log.append([Append(TopicPartition(EVENTS, 0), [(None, message.encode([part])) for part in made])], NOON)
+    log.close()
+    worker = start(tmp_path, "-c", SLOW, str(messages))
+    assert worker.stdout is not None
+    try:
+        assert json.loads(worker.stdout.readline())["event"] == "ready"
+        share = json.loads(worker.stdout.readline() or "0")
+    finally:
+        worker.terminate()
+        _, errors = worker.communicate(timeout=PROCESS_PATIENCE)
+    assert share > 0.8, errors

@@ -1,13 +1,18 @@
 """Which connections of thousands are ended, and that these are what is ended."""
 
+import asyncio
 import resource
 import socket
+import ssl
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from typing import Any
 
 import pytest
+import trustme
+import uvloop
 
 from server.http_api.connections import OWN_FILES, PROBE_CONNECTIONS, budget_of
 from server.limits.admission import peer_of
@@ -307,3 +312,46 @@ def test_all_connections_are_within_the_files(files: int, tls: bool) -> None:
 
 def test_with_files_enough_the_bounds_are_those_of_the_documents() -> None:
     assert budget_of(None) == budget_of(20_000) == (8192, 0, 4096, 1024)
+
+
+class Accepting(asyncio.Protocol):
+    """What each connection of a server with TLS gets, before its handshake."""
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_connections_without_a_handshake_leave_files_however_fast_they_come(run: Callable[..., Any]) -> None:
+    """Without a file left, libuv closes whatever waits to be accepted: clients of other addresses, too."""
+    certificate = trustme.CA().issue_cert("localhost")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificate.configure_cert(context)
+
+    async def flood() -> None:
+        loop = asyncio.get_running_loop()
+        before, port, most, clients = count_files(), 0, 0, list[socket.socket]()
+        watch = ConnectionWatch("http", 64, files=before + 500)  # a connection has two files here: the client's, too
+
+        def accept() -> asyncio.Protocol:
+            nonlocal most
+            watch.accepted(port)
+            most = max(most, count_files() - before - len(clients))
+            return Accepting()
+
+        server = await loop.create_server(accept, "127.0.0.1", 0, ssl=context, backlog=64)
+        port = server.sockets[0].getsockname()[1]
+        try:
+            elsewhere = socket.create_connection(("127.0.0.1", port), source_address=("127.0.0.2", 0))
+            clients.append(elsewhere)
+            for _ in range(600):
+                clients.append(socket.create_connection(("127.0.0.1", port)))
+                await asyncio.sleep(0)
+            await asyncio.sleep(0.1)
+            accepted = connections_to(port)
+            assert most < 300
+            assert 48 <= len(accepted) < 300
+            assert elsewhere.getsockname() in [each.peer for each in accepted]
+        finally:
+            for each in clients:
+                each.close()
+            server.close()
+
+    run(flood())

@@ -16,6 +16,7 @@ from processor.log.records import Append, TopicPartition
 from tests.support.patience import PATIENCE, until
 
 EVENTS_0 = TP("spendstream.events", 0)
+EVENTS_1 = TP("spendstream.events", 1)
 
 
 class Consumer(transport.Consumer):
@@ -52,10 +53,14 @@ class Fetching(transport.Consumer):
         made = MagicMock(url=[SimpleNamespace(path=str(data_dir))], app=app)
         nothing = MagicMock()
         super().__init__(made, nothing, on_partitions_revoked=nothing, on_partitions_assigned=nothing)
-        self._assigned = {EVENTS_0}
-        self._positions = {EVENTS_0: 0}
-        self._set_active_tps({EVENTS_0})
+        self.assign({EVENTS_0})
         self.resume_flow()
+
+    def assign(self, partitions: set[TP]) -> None:
+        """Fetch these from their beginnings on."""
+        self._assigned = partitions
+        self._positions = dict.fromkeys(partitions, 0)
+        self._set_active_tps(partitions)
 
 
 async def test_what_was_fetched_of_a_partition_that_is_left_out_meanwhile_is_delivered(tmp_path: Path) -> None:
@@ -111,9 +116,26 @@ async def test_a_partition_whose_buffer_was_full_is_fetched_at_once(
     if wakes == "the buffer was emptied":
         consumer.on_buffer_drop(EVENTS_0)
     else:
-        consumer._set_active_tps({EVENTS_0})
+        consumer.assign({EVENTS_0})
     assert await asyncio.wait_for(fetching, PATIENCE) == []
     assert await asyncio.wait_for(_fetched(consumer), PATIENCE) == [0]
+    log.close()
+
+
+async def test_a_partition_whose_buffer_was_full_does_not_wait_for_another_that_is_idle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that reads the log waited for the others for half a second, whichever was emptied meanwhile."""
+    monkeypatch.setattr(transport, "HELD", 2 * PATIENCE)
+    log = Log(tmp_path, partitions=2)
+    log.append([Append(TopicPartition(*EVENTS_0), [(None, b"waits")])], 1)
+    consumer = Fetching(tmp_path)
+    consumer.assign({EVENTS_0, EVENTS_1})
+    consumer.on_buffer_full(EVENTS_0)
+    fetching = asyncio.ensure_future(_fetched(consumer))
+    assert not (await asyncio.wait({fetching}, timeout=0.2))[0]
+    consumer.on_buffer_drop(EVENTS_0)
+    assert await asyncio.wait_for(fetching, PATIENCE) == [0]
     log.close()
 
 

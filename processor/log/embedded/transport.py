@@ -66,6 +66,7 @@ class Consumer(faust_transport.Consumer):
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Mapping[TP, list[Any]]:  # noqa: ASYNC109 - Faust's
         deadline = time.monotonic() + timeout
         while not self.should_stop and self.flow_active:
+            self._goes_on.clear()
             tps = self._assigned if active_partitions is None else active_partitions & self._assigned
             if self.app.rebalancing:
                 tps = {tp for tp in tps if self._is_changelog_tp(tp)}
@@ -78,14 +79,15 @@ class Consumer(faust_transport.Consumer):
         return {}
 
     def _fetch(self, wanted: dict[TP, int], patience: float) -> dict[TP, list[Any]]:
-        """Blocks for at most `patience` seconds, while nothing is committed to the log and nothing else is to be done.
+        """Blocks for at most `patience` seconds, while nothing is committed to the log and nothing else is to be done:
+        no commit says that there is more of a partition whose queue has room again.
 
         A thread that asks for the log's version costs a fourth of an event loop that has a thread read nothing.
         """
         until = time.monotonic() + patience
         while (version := self._store.version(), wanted) == self._nothing:
             at = time.monotonic()
-            if at >= until or self._waiting or self.should_stop or not self.flow_active:
+            if at >= until or self._waiting or self._goes_on.is_set() or self.should_stop or not self.flow_active:
                 return {}
             time.sleep(POLL if at - self._changed < IDLE_AFTER else IDLE_POLL)
         if version != self._nothing[0]:
