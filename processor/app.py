@@ -82,10 +82,10 @@ class Application:
             self.owned, self._append, clock, settings.flush_interval, self._exists, self._lost, self._pause
         )
         events = faust_app.topic_of(self.faust, EVENTS, self.partitions)
-        self.faust.agent(events, name=f"{GROUP}.tables", concurrency=1)(self._tables)
-        self.faust.task(self.applier.run)
+        self.faust.add_agent(f"{GROUP}.tables", events, self._tables)
+        self.faust.add_task(self.applier.run)
         if address.kafka is None:  # a broker compacts by itself
-            self.faust.task(Compactor(self.owned, self._delete, self._flush).run)
+            self.faust.add_task(Compactor(self.owned, self._delete, self._flush).run)
             if settings.retention:
                 self._retain(settings, clock)
         if self.holder is not None:
@@ -95,7 +95,7 @@ class Application:
         """Have events deleted that are older than they are kept for, and that every consumer has read."""
         store = (EventConsumer(STORE_GROUP, STORE_PATIENCE),) if settings.event_store else ()
         kept, every, consumers = settings.retention, settings.retention_interval, (*EVENT_CONSUMERS, *store)
-        self.faust.task(Sealer(self._address.data_dir, self.owned, clock, kept, every, consumers).run)
+        self.faust.add_task(Sealer(self._address.data_dir, self.owned, clock, kept, every, consumers).run)
 
     async def _tables(self, stream: Any) -> None:
         async for event in stream.noack().events():
@@ -116,10 +116,10 @@ class Application:
         from processor.leases.followed_ledger import FollowedLedger
         from processor.leases.grantor import HOME, Grantor
 
-        self.faust.task(holder.follow)
+        self.faust.add_task(holder.follow)
         ledger = FollowedLedger()
         self.grantor = Grantor(self._address, self.partitions, lambda: HOME in self.owned, clock, ledger)
-        self.faust.task(self._grant)
+        self.faust.add_task(self._grant)
         self.stage = self._stage(clock, ledger)
 
     async def _grant(self) -> None:

@@ -55,7 +55,7 @@ class StoreApplication:
         if address.kafka is not None:
             self.faust.spendstream = self.holder = self._hold_together(counts)
         topic = faust_app.topic_of(self.faust, EVENTS, self.partitions)
-        self.faust.agent(topic, name=f"{STORE_GROUP}.segments", concurrency=1)(self._keep)
+        self.faust.add_agent(f"{STORE_GROUP}.segments", topic, self._keep)
         self.has_partitions = asyncio.Event()
         """Set when the store knows where to go on with its partitions."""
         self._tasks: list[asyncio.Task[None]] = []

@@ -37,7 +37,7 @@ EXIT_BROKEN: Final = 70
 
 
 class Holder:
-    """The keeper that the Kafka transport finds on the Faust app (`app.spendstream`), as Faust makes it from a URL."""
+    """The keeper that the Kafka transport finds on the Faust app (`app.spendstream`), which makes its consumer."""
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ import apsw
 import faust
 
 from processor.log.embedded.log import FILE_NAME, Log
+from processor.log.embedded.transport import Transport
 from processor.log.topics import EVENTS
 
 NAME: Final = "textbook"
@@ -57,6 +58,8 @@ def create_app(directory: Path) -> App:
         web_enabled=False,
         autodiscover=False,
     )
+    app.transport = Transport(app.conf.broker, app)
+    app.producer_transport = Transport(app.conf.broker, app)
     events = app.topic(EVENTS, value_type=Event, partitions=1)
     seen = app.Table("seen", default=bool, partitions=1)
     cost = app.Table("cost", default=float, partitions=1)

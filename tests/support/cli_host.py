@@ -54,7 +54,6 @@ LOADED: Final = (
     "faust.app.router",
     "faust.assignor.leader_assignor",
     "faust.events",
-    "faust.fixups.django",
     "faust.tables.objects",
     "faust.tables.sets",
     "faust.topics",

@@ -175,7 +175,7 @@ class Producer(faust_transport.Producer):
 
 
 class Transport(base.Transport):
-    """The transport that the entry point `faust.transports` names."""
+    """The transport of applications whose log is the embedded one."""
 
     Consumer: ClassVar[Any] = Consumer
     Producer: ClassVar[Any] = Producer

@@ -51,7 +51,7 @@ LOOK_AGAIN: Final = 5.0
 
 
 class StateHolder(Protocol):
-    """The keeper of the partitions' state, found as `app.spendstream` on the Faust app: transports are made by URL."""
+    """The keeper of the partitions' state, found as `app.spendstream` on the Faust app, which makes its consumer."""
 
     access: KafkaAccess
     counts: dict[str, int]
@@ -510,7 +510,7 @@ class Producer(faust_transport.Producer):
 
 
 class Transport(base.Transport):
-    """What the entry point `faust.transports` names."""
+    """The transport of applications whose log is Kafka."""
 
     Consumer: ClassVar[Any] = Consumer
     Producer: ClassVar[Any] = Producer
