@@ -46,6 +46,8 @@ LOADED: Final = (
     "server.supervisor",
     "server.api",
     "processor.__main__",
+    "processor.event_store.__main__",
+    "server.explore.process",
     # What these load once they run.
     "uvloop",
     "numpy.ma",
