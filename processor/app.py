@@ -5,14 +5,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from faust.types import TP
-from structlog.stdlib import get_logger
-
 from processor import restart
 from processor.core.tables.history import RESTORE, Loss, unrecorded
 from processor.log import faust_app, losses
 from processor.log.errors import DamagedRecord, HistoryMismatch, LogUnavailable
 from processor.log.faust_app import Delivery
+from processor.log.faust_library import TP
 from processor.log.records import TopicPartition
 from processor.log.topics import (
     CHECKPOINTS,
@@ -35,6 +33,7 @@ from processor.state.loader import Partition
 from processor.state.rebuild import repair
 from processor.state.recovery import refuse
 from processor.state.retention import Sealer
+from processor.structured_log import get_logger
 
 if TYPE_CHECKING:
     from processor.leases.followed_ledger import FollowedLedger

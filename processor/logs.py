@@ -8,10 +8,9 @@ import logging
 import sys
 from typing import Any, Final, TextIO
 
-import structlog
-
 from processor.core.visible import visible, visible_json, visible_lines
 from processor.settings import Settings
+from processor.structured_log import structlog
 from processor.uncaught import print_exception
 
 QUIET: Final = (

@@ -3,16 +3,14 @@
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-import faust
-import faust.tables
-from faust.types import EventT
-
 from processor.log import losses
 from processor.log.address import LogAddress
+from processor.log.faust_assignment import Assignment, NoLeader
+from processor.log.faust_library import EventT, faust, tables
 from processor.settings import Settings
 
 
-class TableManager(faust.tables.TableManager):
+class TableManager(tables.TableManager):
     """Starts without the second that Faust's own class sleeps for late tables: ours exist before it starts."""
 
     async def on_start(self) -> None:
@@ -87,6 +85,9 @@ def make_app(group: str, log: LogFound, folder: str, commit_interval: float) -> 
         producer_partitioner=None,
         autodiscover=False,
         TableManager=TableManager,
+        PartitionAssignor=Assignment,
+        LeaderAssignor=NoLeader,
+        HttpClient=object,
     )
     make = _transport_of(address)
     app.transport = make(app.conf.broker_consumer, app)

@@ -19,6 +19,7 @@ import faust
 
 from processor.log.embedded.log import FILE_NAME, Log
 from processor.log.embedded.transport import Transport
+from processor.log.faust_assignment import Assignment
 from processor.log.topics import EVENTS
 
 NAME: Final = "textbook"
@@ -57,6 +58,7 @@ def create_app(directory: Path) -> App:
         topic_disable_leader=True,
         web_enabled=False,
         autodiscover=False,
+        PartitionAssignor=Assignment,
     )
     app.transport = Transport(app.conf.broker, app)
     app.producer_transport = Transport(app.conf.broker, app)

@@ -54,13 +54,11 @@ LOADED: Final = (
     "processor.log.embedded.transport",
     "processor.log.kafka.transport",
     "faust.app.router",
-    "faust.assignor.leader_assignor",
     "faust.events",
     "faust.tables.objects",
     "faust.tables.sets",
     "faust.topics",
     "faust.transport.conductor",
-    "faust.worker",
 )
 """What the host has for those who become one of these."""
 

@@ -40,7 +40,7 @@ def flat(text: str) -> str:
 
 ALL = [path for path, _ in commands()]
 
-HEAVY = ("aiohttp", "duckdb", "faust", "grpc", "numpy", "prometheus_client", "pyarrow", "structlog")
+HEAVY = ("aiohttp", "duckdb", "faust", "grpc", "numpy", "prometheus_client", "pyarrow", "rich", "structlog")
 """What a command loads once it needs it: together a second of CPU."""
 
 

@@ -19,19 +19,19 @@ from typing import Any, ClassVar, Final, Protocol, cast
 from confluent_kafka import Consumer as Client
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Assigned
-from faust.transport import base
-from faust.types import TP
-from structlog.stdlib import get_logger
 
 from processor import restart
 from processor.log import faust_transport
 from processor.log.errors import DamagedRecord, LogUnavailable
+from processor.log.faust_library import TP
+from processor.log.faust_library import transport as base
 from processor.log.faust_transport import by_partition
 from processor.log.kafka.config import KafkaAccess
 from processor.log.kafka.log import record_of, sound_records
 from processor.log.kafka.writer import Fenced, PartitionWriter
 from processor.log.records import Append
 from processor.log.topics import EVENTS, GROUP
+from processor.structured_log import get_logger
 from processor.wall_clock import now
 
 FETCH_RECORDS: Final = 64
