@@ -24,6 +24,7 @@ QUIET: Final = (
     "urllib3",
     "processor.log.embedded.transport",
     "processor.log.faust_app",
+    "processor.log.faust_assignment",
     "processor.state.faust_table",
 )
 """Libraries (and our classes that are their services) whose chatter is of no use to an operator."""
