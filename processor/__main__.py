@@ -8,8 +8,6 @@ import sys
 import time
 from typing import Any, Final
 
-from structlog.stdlib import get_logger
-
 from processor import lifeline, logs, open_files, restart, tracing
 from processor.app import Application
 from processor.core.kernel.loaded import RUNNING
@@ -19,6 +17,7 @@ from processor.log.errors import LogError, LogUnavailable
 from processor.log.file_lock import FileLock
 from processor.settings import Settings, SettingsError, load
 from processor.state.rebuild import remove_scratch
+from processor.structured_log import get_logger
 from processor.wall_clock import now
 
 LOCK_PATIENCE: Final = 5.0

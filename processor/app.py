@@ -5,14 +5,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from faust.types import TP
-from structlog.stdlib import get_logger
-
 from processor import restart
 from processor.core.tables.history import RESTORE, Loss, unrecorded
 from processor.log import faust_app, losses
 from processor.log.errors import DamagedRecord, HistoryMismatch, LogUnavailable
 from processor.log.faust_app import Delivery
+from processor.log.faust_library import TP
 from processor.log.records import TopicPartition
 from processor.log.topics import (
     CHECKPOINTS,
@@ -35,6 +33,7 @@ from processor.state.loader import Partition
 from processor.state.rebuild import repair
 from processor.state.recovery import refuse
 from processor.state.retention import Sealer
+from processor.structured_log import get_logger
 
 if TYPE_CHECKING:
     from processor.leases.followed_ledger import FollowedLedger
@@ -82,10 +81,10 @@ class Application:
             self.owned, self._append, clock, settings.flush_interval, self._exists, self._lost, self._pause
         )
         events = faust_app.topic_of(self.faust, EVENTS, self.partitions)
-        self.faust.agent(events, name=f"{GROUP}.tables", concurrency=1)(self._tables)
-        self.faust.task(self.applier.run)
+        self.faust.add_agent(f"{GROUP}.tables", events, self._tables)
+        self.faust.add_task(self.applier.run)
         if address.kafka is None:  # a broker compacts by itself
-            self.faust.task(Compactor(self.owned, self._delete, self._flush).run)
+            self.faust.add_task(Compactor(self.owned, self._delete, self._flush).run)
             if settings.retention:
                 self._retain(settings, clock)
         if self.holder is not None:
@@ -95,7 +94,7 @@ class Application:
         """Have events deleted that are older than they are kept for, and that every consumer has read."""
         store = (EventConsumer(STORE_GROUP, STORE_PATIENCE),) if settings.event_store else ()
         kept, every, consumers = settings.retention, settings.retention_interval, (*EVENT_CONSUMERS, *store)
-        self.faust.task(Sealer(self._address.data_dir, self.owned, clock, kept, every, consumers).run)
+        self.faust.add_task(Sealer(self._address.data_dir, self.owned, clock, kept, every, consumers).run)
 
     async def _tables(self, stream: Any) -> None:
         async for event in stream.noack().events():
@@ -116,10 +115,10 @@ class Application:
         from processor.leases.followed_ledger import FollowedLedger
         from processor.leases.grantor import HOME, Grantor
 
-        self.faust.task(holder.follow)
+        self.faust.add_task(holder.follow)
         ledger = FollowedLedger()
         self.grantor = Grantor(self._address, self.partitions, lambda: HOME in self.owned, clock, ledger)
-        self.faust.task(self._grant)
+        self.faust.add_task(self._grant)
         self.stage = self._stage(clock, ledger)
 
     async def _grant(self) -> None:

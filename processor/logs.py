@@ -8,10 +8,9 @@ import logging
 import sys
 from typing import Any, Final, TextIO
 
-import structlog
-
 from processor.core.visible import visible, visible_json, visible_lines
 from processor.settings import Settings
+from processor.structured_log import structlog
 from processor.uncaught import print_exception
 
 QUIET: Final = (
@@ -25,6 +24,7 @@ QUIET: Final = (
     "urllib3",
     "processor.log.embedded.transport",
     "processor.log.faust_app",
+    "processor.log.faust_assignment",
     "processor.state.faust_table",
 )
 """Libraries (and our classes that are their services) whose chatter is of no use to an operator."""

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from structlog.stdlib import get_logger
+from processor.structured_log import get_logger
 
 EVERY: Final = 60.0
 """Seconds between two warnings of one failure that goes on."""

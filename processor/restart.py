@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Final, NoReturn
 
-from structlog.stdlib import get_logger
+from processor.structured_log import get_logger
 
 VARIABLE: Final = "SPENDSTREAM_WORKER_LIVES"
 """`restarts:seconds of the pause`: what one life leaves to the next."""

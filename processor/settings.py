@@ -2,11 +2,15 @@
 
 import os
 import re
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+PREFIX: Final = "SPENDSTREAM_"
+"""How the name of a setting's variable begins."""
 
 CONFIG_VARIABLE = "SPENDSTREAM_CONFIG"
 CONFIG_FILE = "spendstream.toml"
@@ -49,10 +53,10 @@ Size = Annotated[int, BeforeValidator(_size)]
 """A number of bytes, like 1073741824, 512MiB or 2 GiB."""
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The settings of the worker, which all other roles have too."""
 
-    model_config = SettingsConfigDict(env_prefix="SPENDSTREAM_", extra="ignore")
+    model_config = ConfigDict(extra="ignore", validate_default=True)
 
     data_dir: Path = Field(Path(".spendstream"), description="Directory of everything that must survive a restart")
     broker: Annotated[str, AfterValidator(_broker)] = Field(
@@ -133,26 +137,15 @@ class Settings(BaseSettings):
         """The directory of the event store."""
         return self.store_dir or self.data_dir / "events"
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        file = TomlConfigSettingsSource(settings_cls, os.environ.get(CONFIG_VARIABLE, CONFIG_FILE))
-        return init_settings, env_settings, file
-
 
 S = TypeVar("S", bound=Settings)
 
 
 def load(kind: type[S], **flags: Any) -> S:
     """Read the settings; `flags` that are None were not given. Raises `SettingsError` with all faults."""
+    given = {name: value for name, value in flags.items() if value is not None}
     try:
-        settings = kind(**{name: value for name, value in flags.items() if value is not None})
+        settings = kind.model_validate({**_from_file(), **_from_variables(kind, os.environ), **given})
     except ValidationError as error:
         lines = [f"  SPENDSTREAM_{_name(fault['loc'])}: {fault['msg']}" for fault in error.errors()]
         raise SettingsError("wrong settings:\n" + "\n".join(lines)) from None
@@ -162,6 +155,19 @@ def load(kind: type[S], **flags: Any) -> S:
     if settings.store_dir is not None:
         settings.store_dir = settings.store_dir.expanduser().absolute()
     return settings
+
+
+def _from_variables(kind: type[Settings], variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the fields of `kind` that have a variable, in whatever case it is written."""
+    found = {name.upper(): value for name, value in variables.items()}
+    names = {name: f"{PREFIX}{name.upper()}" for name in kind.model_fields}
+    return {name: found[variable] for name, variable in names.items() if variable in found}
+
+
+def _from_file() -> dict[str, Any]:
+    """Return what the TOML file has; nothing if there is no such file. Raises `ValueError` if it is not TOML."""
+    path = Path(os.environ.get(CONFIG_VARIABLE, CONFIG_FILE)).expanduser()
+    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _name(location: tuple[int | str, ...]) -> str:

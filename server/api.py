@@ -16,10 +16,10 @@ from typing import Final, TypeVar
 import grpc
 from aiohttp import web
 from prometheus_client import CollectorRegistry
-from structlog.stdlib import get_logger
 
 from processor.core.kernel.loaded import RUNNING
 from processor.log.address import LogAddress
+from processor.structured_log import get_logger
 from processor.wall_clock import now
 from server.api_services import build_services, stop_reporting
 from server.grpc_api.servicers import make_server

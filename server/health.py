@@ -3,12 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from structlog.stdlib import get_logger
-
 from processor.core.clock import SECOND, month_start
 from processor.log import losses
 from processor.log.errors import DamagedRecord
 from processor.log.losses import Lost
+from processor.structured_log import get_logger
 from processor.view.view import View
 from server.ingest.log_publisher import LogPublisher
 from server.limits.memory_budget import MemoryBudget

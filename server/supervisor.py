@@ -16,8 +16,6 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, Final
 
-from structlog.stdlib import get_logger
-
 from processor import lifeline
 from processor.core.visible import visible
 from processor.log import losses
@@ -25,6 +23,7 @@ from processor.log.address import LogAddress
 from processor.log.embedded.checkpointer import EXIT_BROKEN
 from processor.log.file_lock import LOOK, FileLock
 from processor.log.following import EXIT_DAMAGED
+from processor.structured_log import get_logger
 from processor.wall_clock import now
 from server.prices import prices_setting
 from server.processes import listening_ports, server_address

@@ -28,8 +28,6 @@ def main() -> int:
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
                 imported += 1
-    for entry in metadata.entry_points(group="faust.transports", name="spendstream-sqlite"):
-        print(f"transport: {entry.load()}")
     files = importlib.import_module("server.http_api.static_files").load()
     assert {"index.html", "main.js", "style.css", "uplot.js", "uplot.css"} <= set(files), (
         f"the page has only {set(files)}"

@@ -9,8 +9,6 @@ import sys
 import time
 from typing import Any, Final
 
-from structlog.stdlib import get_logger
-
 from processor import lifeline, logs, open_files, restart
 from processor.background import step_back
 from processor.core.visible import visible_lines
@@ -18,6 +16,7 @@ from processor.event_store.store_app import StoreApplication
 from processor.log.errors import LogError, LogUnavailable
 from processor.log.file_lock import FileLock
 from processor.settings import Settings, SettingsError, load
+from processor.structured_log import get_logger
 from processor.wall_clock import now
 
 LOCK_PATIENCE: Final = 5.0

@@ -8,8 +8,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from structlog.stdlib import get_logger
-
 from processor.core.events import message
 from processor.core.events.message import Message, MessageError, UnknownVersion
 from processor.core.tables.dedupe import ClaimKeys
@@ -17,6 +15,7 @@ from processor.event_store.claimed_ids import ClaimedIds
 from processor.event_store.manifest import Kind, Manifest, Segment, segment_id
 from processor.event_store.segment_writer import SegmentWriter
 from processor.log.records import Delivered
+from processor.structured_log import get_logger
 
 MAX_ROWS: Final = 50_000
 """Rows of a fresh segment, those of one message more or less."""

@@ -3,8 +3,6 @@
 import asyncio
 from collections.abc import Callable
 
-from structlog.stdlib import get_logger
-
 from processor import restart
 from processor.event_store.store import Store
 from processor.log.address import LogAddress
@@ -12,6 +10,7 @@ from processor.log.errors import HistoryMismatch, LogError
 from processor.log.kafka.member_name import instance
 from processor.log.kafka.transport import Writers
 from processor.log.topics import EVENTS
+from processor.structured_log import get_logger
 
 RETRY = 2.0
 EXIT_BROKEN = 70

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
-from structlog.stdlib import get_logger
 
 from processor.core.tables.dedupe import ClaimKeys
 from processor.event_store.claimed_ids import ClaimedIds
@@ -20,6 +19,7 @@ from processor.log.embedded.log import Log
 from processor.log.port import LogWriter
 from processor.log.records import Record, TopicPartition
 from processor.log.topics import EVENTS
+from processor.structured_log import get_logger
 
 BATCH: Final = 200
 """Messages of one read."""

@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
-from structlog.stdlib import get_logger
-
 from processor.core.clock import SECOND
 from processor.event_store import stored_sums
 from processor.event_store.manifest import Segment
@@ -19,6 +17,7 @@ from processor.event_store.scrub_round import Round, Rounds
 from processor.event_store.store import Store
 from processor.event_store.stored_sums import DamagedSegment
 from processor.event_store.upkeep import Upkeep
+from processor.structured_log import get_logger
 
 LOOK: Final = 10.0
 """Most seconds between two looks whether a segment is due."""

@@ -10,8 +10,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple, TypeVar
 
-from structlog.stdlib import get_logger
-
 from processor.core.clock import DAY
 from processor.core.tables.dedupe import ClaimKeys
 from processor.event_store import skips
@@ -29,6 +27,7 @@ from processor.log.errors import DamagedRecord, LogBroken, LogError
 from processor.log.port import LogWriter
 from processor.log.records import Delivered, TopicPartition
 from processor.log.topics import EVENTS, GROUP
+from processor.structured_log import get_logger
 
 INTERVAL: Final = 0.5
 """Seconds from the start of a cut to the next one, of a store that keeps up."""

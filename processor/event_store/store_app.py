@@ -3,9 +3,6 @@
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from faust.types import TP
-from structlog.stdlib import get_logger
-
 from processor import restart
 from processor.core.clock import DAY, SECOND
 from processor.event_store.fresh_messages import MessagesSkipped
@@ -18,8 +15,10 @@ from processor.log import faust_app
 from processor.log.embedded.checkpointer import end_process
 from processor.log.errors import LogBroken
 from processor.log.faust_app import Delivery
+from processor.log.faust_library import TP
 from processor.log.topics import EVENTS, STORE_GROUP
 from processor.settings import Settings
+from processor.structured_log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +54,7 @@ class StoreApplication:
         if address.kafka is not None:
             self.faust.spendstream = self.holder = self._hold_together(counts)
         topic = faust_app.topic_of(self.faust, EVENTS, self.partitions)
-        self.faust.agent(topic, name=f"{STORE_GROUP}.segments", concurrency=1)(self._keep)
+        self.faust.add_agent(f"{STORE_GROUP}.segments", topic, self._keep)
         self.has_partitions = asyncio.Event()
         """Set when the store knows where to go on with its partitions."""
         self._tasks: list[asyncio.Task[None]] = []

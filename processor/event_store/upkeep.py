@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
-from structlog.stdlib import get_logger
-
 from processor.core.clock import DAY
 from processor.event_store import merging, stored_sums
 from processor.event_store.manifest import Manifest, Segment, segment_id
@@ -19,6 +17,7 @@ from processor.event_store.store import Store
 from processor.event_store.store_directory import UNNAMED_AGE
 from processor.event_store.stored_sums import DamagedSegment
 from processor.log.errors import LogBroken, LogError
+from processor.structured_log import get_logger
 
 MERGE_EVERY: Final = 0.5
 """Seconds between two looks for segments to merge."""

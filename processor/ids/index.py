@@ -21,7 +21,6 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from structlog.stdlib import get_logger
 
 from processor.core.partitioning import U64
 from processor.core.tables.history import OffsetRange
@@ -33,6 +32,7 @@ from processor.ids.index_checkpoint import NOTHING, Covered, IndexCheckpoint, Na
 from processor.ids.journal import Journal, TailFile, read_tail, write_tail
 from processor.ids.probe import Found, Layout
 from processor.log.durable_names import sync_directory
+from processor.structured_log import get_logger
 
 FIRST_CAPACITY: Final = 1 << 16
 GROWTH: Final = 4

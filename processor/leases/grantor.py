@@ -10,7 +10,6 @@ from typing import Final
 
 import msgspec
 from msgspec import Struct
-from structlog.stdlib import get_logger
 
 from processor.leases.followed_ledger import FollowedLedger
 from processor.leases.grants import Grants, MonthlyQuota
@@ -20,6 +19,7 @@ from processor.log.kafka.writer import Fenced, PartitionWriter
 from processor.log.port import LogWriter, scan
 from processor.log.records import Append, Record, TopicPartition
 from processor.log.topics import DIRECTORY, EVENTS, GROUP, LEASES, STATEMENTS
+from processor.structured_log import get_logger
 
 HOME: Final = 0
 """The partition whose owner is the grantor."""

@@ -10,12 +10,9 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Final, TypeVar, cast
 
-from faust.assignor.client_assignment import ClientAssignment
-from faust.exceptions import ProducerSendError
-from faust.transport import base
-from faust.types import TP, ConsumerMessage, HeadersArg, RecordMetadata
-
 from processor.log.errors import LogError
+from processor.log.faust_library import TP, ConsumerMessage, HeadersArg, ProducerSendError, RecordMetadata
+from processor.log.faust_library import transport as base
 from processor.log.records import Append, Record, TopicPartition
 
 T = TypeVar("T")
@@ -101,10 +98,7 @@ class Consumer(base.Consumer):
         self._left_out.clear()
         self._generation += 1
         app.consumer_generation_id = self._generation
-        actives: dict[str, list[int]] = {}
-        for tp in assigned:
-            actives.setdefault(tp.topic, []).append(tp.partition)
-        app.assignor._assignment = ClientAssignment(actives=actives, standbys={})  # noqa: SLF001 - Faust has no other way in
+        app.assignor.owned = frozenset(assigned)
         await self.on_partitions_assigned(assigned, self._generation)
 
     def assignment(self) -> set[TP]:

@@ -5,10 +5,9 @@ import threading
 import time
 from typing import Final
 
-from structlog.stdlib import get_logger
-
 from processor.log.errors import DamagedRecord, LogBroken
 from processor.log.tail import Tail
+from processor.structured_log import get_logger
 
 EXIT_BROKEN: Final = 70
 

@@ -69,7 +69,7 @@ class NewestRecords(NamedTuple):
     hashes: Records
     """Hashes of the keys, see `row_block.key_hashes`."""
     values: Records
-    """`row_bytes.DTYPE`."""
+    """`row_dtype.DTYPE`."""
     offsets: I64
     """Offsets of the rows' records, all the same for rows of one block."""
     others: list[Row]

@@ -10,8 +10,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from structlog.stdlib import get_logger
-
 from processor import tracing, wall_clock
 from processor.core.clock import SECOND
 from processor.core.events import message
@@ -28,6 +26,7 @@ from processor.log.records import Append, Delivered, TopicPartition
 from processor.log.topics import CLAIMS, DEAD_LETTERS, EVENTS, ROWS
 from processor.memory import BURST, Trimming
 from processor.state.loader import Partition, sync_index
+from processor.structured_log import get_logger
 
 MAX_CHANGED: Final = 40_000
 """Changed rows at which new messages wait for the flush under way."""

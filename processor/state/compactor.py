@@ -14,12 +14,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import numpy as np
-from structlog.stdlib import get_logger
 
 from processor.log.errors import LogUnavailable
 from processor.log.records import TopicPartition
 from processor.log.topics import ROWS
 from processor.state.loader import Partition
+from processor.structured_log import get_logger
 
 SLACK: Final = 100_000
 """Replaced records that may stay, whatever the number of rows."""

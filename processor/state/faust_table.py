@@ -8,14 +8,10 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import faust
-from faust.stores.base import Store
-from faust.tables.table import Table
-from faust.types import TP, EventT
-from structlog.stdlib import get_logger
-
+from processor.log.faust_library import TP, EventT, Store, Table, faust
 from processor.log.topics import ROWS
 from processor.state.loader import Partition
+from processor.structured_log import get_logger
 
 
 class RowStore(Store[bytes, bytes]):

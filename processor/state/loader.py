@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from structlog.stdlib import get_logger
 
 from processor.core.tables import dedupe
 from processor.core.tables.apply import Tables
@@ -26,6 +25,7 @@ from processor.log.port import LogReader, LogWriter, polls
 from processor.log.records import Record, TopicPartition
 from processor.log.topics import CLAIMS, ROWS
 from processor.state.recovery import AppendTables, Recovery
+from processor.structured_log import get_logger
 from processor.wall_clock import now
 
 ATTEMPTS: Final = 4

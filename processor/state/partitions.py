@@ -11,8 +11,6 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
-from structlog.stdlib import get_logger
-
 from processor import restart
 from processor.log.address import LogAddress
 from processor.log.errors import HistoryMismatch, LogBroken, LogError, LogUnavailable
@@ -24,6 +22,7 @@ from processor.log.topics import CLAIMS, EVENTS, ROWS
 from processor.state import loader
 from processor.state.loader import Partition
 from processor.state.recovery import refuse
+from processor.structured_log import get_logger
 
 IDLE: Final = 0.2
 """Seconds between two checks of which partitions to follow."""
@@ -37,7 +36,7 @@ EXIT_BROKEN: Final = 70
 
 
 class Holder:
-    """The keeper that the Kafka transport finds on the Faust app (`app.spendstream`), as Faust makes it from a URL."""
+    """The keeper that the Kafka transport finds on the Faust app (`app.spendstream`), which makes its consumer."""
 
     def __init__(
         self,

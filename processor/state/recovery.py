@@ -20,7 +20,6 @@ from typing import Final, NoReturn
 import msgspec
 import numpy as np
 from msgspec.structs import replace
-from structlog.stdlib import get_logger
 
 from processor.core.events import message
 from processor.core.events.message import MessageError, UnknownVersion
@@ -48,6 +47,7 @@ from processor.log.errors import HistoryMismatch
 from processor.log.port import LogWriter, Read, polls, scan
 from processor.log.records import Append, Record, TopicPartition
 from processor.log.topics import CHECKPOINTS, CLAIMS, DEAD_LETTERS, EVENTS, GROUP, ROWS
+from processor.structured_log import get_logger
 
 AppendTables = Callable[[list[Append]], list[int]]
 """Append to the rows, claims and dead letters of the partition, as the only writer of its rows and claims; durable on

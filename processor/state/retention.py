@@ -9,7 +9,6 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from structlog.stdlib import get_logger
 
 from processor.core.clock import DAY, HOUR
 from processor.core.events import message
@@ -25,6 +24,7 @@ from processor.log.port import polls
 from processor.log.records import Append, Record, TopicPartition
 from processor.log.topics import CHECKPOINTS, EVENT_CONSUMERS, EVENTS, EventConsumer
 from processor.state.loader import Partition
+from processor.structured_log import get_logger
 
 SLACK: Final = HOUR
 """Microseconds past its time that the oldest message must be before a round begins: so there is one round an hour."""

@@ -14,7 +14,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 import xxhash
-from structlog.stdlib import get_logger
 
 from processor import restart
 from processor.leases.followed_ledger import FollowedLedger
@@ -26,6 +25,7 @@ from processor.log.kafka.writer import Fenced, PartitionWriter
 from processor.log.port import LogReader, scan
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import GROUP, ROWS, USERS
+from processor.structured_log import get_logger
 from processor.users_topic.changelog_reader import ChangelogReader
 from processor.users_topic.merged_rows import MergedRows, Row
 

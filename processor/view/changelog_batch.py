@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from processor.core.growing_arrays import Records
 from processor.core.hash_index import HASH
-from processor.core.tables import row_block, row_bytes, table_rows
+from processor.core.tables import row_block, row_bytes, row_dtype, table_rows
 from processor.core.tables.horizon import Horizon
 from processor.core.tables.row_sums import RowSums
 from processor.core.tables.table_rows import HourPlace, Progress, Sums
@@ -45,7 +45,7 @@ class ChangelogBatch(Struct, gc=False):
     hashes: Records
     """Hashes of the keys, see `row_block.key_hashes`."""
     rows: Records
-    """Their values: shape (n,), `row_bytes.DTYPE`, may be overwritten. Zeros for wide and deleted rows."""
+    """Their values: shape (n,), `row_dtype.DTYPE`, may be overwritten. Zeros for wide and deleted rows."""
     wide: dict[int, Wide]
     """Index in `keys` -> a row that does not fit into columns."""
     gone: list[int]
@@ -71,7 +71,7 @@ def sort_out(partition: int, records: Sequence[Change], seed: int = 0) -> Change
     """Return a batch of single records of one changelog partition. Raises `ValueError` for one of another format."""
     latest = dict(records)
     others = [key for key, value in latest.items() if value is None or value[:1] != row_bytes.MARK]
-    changes = ChangelogBatch([], np.empty(0, HASH), np.empty(0, row_bytes.DTYPE), {}, [], [], None, [])
+    changes = ChangelogBatch([], np.empty(0, HASH), np.empty(0, row_dtype.DTYPE), {}, [], [], None, [])
     late: list[tuple[bytes, Wide | None]] = []
     histograms = b'[%d,"latency",' % partition
     of_latencies = [key for key in others if key.startswith(histograms)]
@@ -91,7 +91,7 @@ def sort_out(partition: int, records: Sequence[Change], seed: int = 0) -> Change
         keys.append(key)
         values.append(_ZERO)
     changes.keys, changes.hashes = keys, row_block.key_hashes(keys, seed)
-    changes.rows = np.frombuffer(bytearray().join(values), row_bytes.DTYPE)  # type: ignore[arg-type] # the same
+    changes.rows = np.frombuffer(bytearray().join(values), row_dtype.DTYPE)  # type: ignore[arg-type] # the same
     _set_wide_apart(changes.rows, changes.wide)
     return changes
 
@@ -101,7 +101,7 @@ def _set_wide_apart(rows: Records, wide: dict[int, Wide]) -> None:
     over = np.flatnonzero((high != 0) | (rows["cost"] < 0))
     for index in over.tolist():
         wide[index] = _wide(row_bytes.listed(rows[index].item()))
-        rows[index] = np.zeros((), row_bytes.DTYPE)
+        rows[index] = np.zeros((), row_dtype.DTYPE)
 
 
 def _wide(listed: Sequence[int]) -> Wide:

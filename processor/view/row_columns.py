@@ -16,7 +16,8 @@ from processor.core.growing_arrays import I64, Records, Segments
 from processor.core.hash_index import HashIndex
 from processor.core.kernel.loaded import kernel
 from processor.core.tables.row_block import key_hashes
-from processor.core.tables.row_sums import RowSums, record
+from processor.core.tables.row_dtype import record
+from processor.core.tables.row_sums import RowSums
 from processor.core.tables.table_rows import HourPlace
 from processor.core.tables.user_places import UserPlaces
 from processor.view.changelog_batch import ChangelogBatch, Wide, places
@@ -30,7 +31,7 @@ ROW: Final = record(
     ("owner", "<i4"),  # the user's number
     ("next", "<i4"),  # another row of the user; -1: none
 )
-"""A row: `row_bytes.DTYPE` with other fields in place of its mark and its offset."""
+"""A row: `row_dtype.DTYPE` with other fields in place of its mark and its offset."""
 _EMPTY: Final = np.zeros((), ROW)
 _EMPTY["dim"], _EMPTY["owner"], _EMPTY["next"] = -1, ELSEWHERE, -1
 _EMPTY["first_seen"], _EMPTY["last_seen"] = NO_FIRST, NO_LAST

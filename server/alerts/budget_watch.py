@@ -9,11 +9,10 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from structlog.stdlib import get_logger
-
 from processor.core.clock import HOUR
 from processor.log.address import LogAddress
 from processor.log.errors import LogError
+from processor.structured_log import get_logger
 from processor.view.view import View
 from server.alerts import budgets
 from server.alerts.budget_records import reached_record

@@ -13,11 +13,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from structlog.stdlib import get_logger
-
 from processor.core.clock import DAY, SECOND
 from processor.log.address import LogAddress
 from processor.log.errors import LogError
+from processor.structured_log import get_logger
 from processor.view.view import View
 from server.alerts import quota_alerts
 from server.alerts.budget_records import alert_record, draft_record

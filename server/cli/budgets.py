@@ -18,8 +18,9 @@ from server.cli.answer_source import answer, source_options
 from server.cli.common import UNICODE, fail, open_log
 from server.cli.grouped_help import HeadedGroup
 from server.cli.keys import administration
-from server.cli.output import Column, Sheet, print_encoded, say
+from server.cli.output import print_encoded, say
 from server.cli.remote import Question
+from server.cli.sheet import Column, Sheet
 from server.reads import read_json
 from server.tenancy.keys import DEFAULT_PROJECT, make_key
 

@@ -13,8 +13,9 @@ from processor.settings import Settings
 from processor.wall_clock import now
 from server.cli.common import fail, open_log
 from server.cli.grouped_help import HeadedGroup
-from server.cli.output import Column, Sheet, print_json, say
+from server.cli.output import print_json, say
 from server.cli.settings_flags import settings_options
+from server.cli.sheet import Column, Sheet
 
 _data_dir: Final = settings_options(Settings, "data_dir", "broker")
 _json: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON")

@@ -16,7 +16,8 @@ from server.cli.explore_options import (
     server_options,
 )
 from server.cli.grouped_help import Command
-from server.cli.output import Cell, Column, Sheet, print_encoded
+from server.cli.output import print_encoded
+from server.cli.sheet import Cell, Column, Sheet
 from server.explore.question_params import MAX_LIMIT, ORDERS
 
 MOST: Final = 10_000

@@ -13,8 +13,9 @@ from processor.settings import Settings
 from processor.wall_clock import now
 from server.cli.common import UNICODE, fail, open_log
 from server.cli.grouped_help import HeadedGroup
-from server.cli.output import Cell, Column, Sheet, print_json, say
+from server.cli.output import print_json, say
 from server.cli.settings_flags import settings_options
+from server.cli.sheet import Cell, Column, Sheet
 from server.errors import Refused
 from server.tenancy.admin_json import of_key, of_organization, of_project
 from server.tenancy.administration import OVERLAP, Administration, NewKey

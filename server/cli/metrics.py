@@ -21,7 +21,8 @@ from server.cli.explore_options import (
     server_options,
 )
 from server.cli.grouped_help import Command
-from server.cli.output import Cell, Column, Sheet, print_encoded
+from server.cli.output import print_encoded
+from server.cli.sheet import Cell, Column, Sheet
 from server.explore.metric_params import DEFAULT_MEASURES, GROUPS, INTERVALS
 from server.explore.question_params import DEFAULT_GROUPS, MAX_GROUPS
 

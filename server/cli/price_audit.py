@@ -7,9 +7,10 @@ import msgspec
 
 from server.cli.explore_options import RunningServer, given, server_and_settings
 from server.cli.grouped_help import Command
-from server.cli.output import Column, Sheet, print_encoded
+from server.cli.output import print_encoded
 from server.cli.price_options import described, pricer_of
 from server.cli.price_sums import SUMS, PriceSums
+from server.cli.sheet import Column, Sheet
 from server.settings import ServerSettings
 
 

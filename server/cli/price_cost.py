@@ -13,9 +13,10 @@ from processor.core.events.prices.token_rates import PARTS, Rates, Usage
 from processor.core.money import MAX_COST, format_cost
 from server.cli.common import UNICODE
 from server.cli.grouped_help import Command
-from server.cli.output import Column, Sheet, print_encoded, say
+from server.cli.output import print_encoded, say
 from server.cli.price_options import dollars, moment, pricer_of, provider_of, short
 from server.cli.settings_flags import settings_options
+from server.cli.sheet import Column, Sheet
 from server.settings import ServerSettings
 
 EXIT_UNPRICED: Final = 1

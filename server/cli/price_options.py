@@ -10,7 +10,7 @@ from processor.core.events.prices.token_rates import PARTS, Rates
 from processor.core.money import format_cost
 from processor.wall_clock import now
 from server.cli.common import fail, load_or_exit
-from server.cli.output import Column
+from server.cli.sheet import Column
 from server.prices.price_lists import open_pricer
 from server.settings import ServerSettings
 

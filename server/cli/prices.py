@@ -14,11 +14,12 @@ from processor.core.events.prices.pricing import Pricer
 from processor.core.events.prices.token_rates import PARTS, Rates
 from server.cli.common import UNICODE, fail
 from server.cli.grouped_help import HeadedGroup
-from server.cli.output import Column, Sheet, print_encoded
+from server.cli.output import print_encoded
 from server.cli.price_audit import audit
 from server.cli.price_cost import cost
 from server.cli.price_options import PRICE_COLUMNS, cells_of, described, dollars, moment, pricer_of, provider_of, short
 from server.cli.settings_flags import settings_options
+from server.cli.sheet import Column, Sheet
 from server.settings import ServerSettings
 
 

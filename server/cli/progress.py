@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from processor.core.visible import visible
-from server.cli.output import terminal
+from server.cli.sheet import terminal
 
 Show = Callable[[int, int], None]
 """Shows progress: (done, total), in any unit."""

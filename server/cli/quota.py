@@ -11,8 +11,9 @@ from processor.wall_clock import now
 from server.cli.answer_source import answer, source_options
 from server.cli.common import UNICODE, open_log
 from server.cli.grouped_help import Command
-from server.cli.output import Column, Sheet, print_encoded
+from server.cli.output import print_encoded
 from server.cli.remote import Question
+from server.cli.sheet import Column, Sheet
 from server.errors import Refused
 from server.reads import read_json
 from server.tenancy.keys import DEFAULT_ORGANIZATION, make_key

@@ -14,8 +14,9 @@ from rich.live import Live
 from processor.view.query import SORTS
 from server.cli.common import UNICODE, fail
 from server.cli.grouped_help import Command
-from server.cli.output import Sheet, print_encoded, terminal
+from server.cli.output import print_encoded
 from server.cli.remote import StreamMessage, Unanswered, key_option, url_option
+from server.cli.sheet import Sheet, terminal
 from server.cli.users import ShownUser, user_sheet
 from server.errors import Refused
 

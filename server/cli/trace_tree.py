@@ -14,7 +14,8 @@ from server.cli.common import UNICODE
 from server.cli.events import complete, number, with_code
 from server.cli.explore_options import RunningServer, csv_option, one_form, server_options
 from server.cli.grouped_help import Command
-from server.cli.output import Cell, Column, Sheet, print_encoded
+from server.cli.output import print_encoded
+from server.cli.sheet import Cell, Column, Sheet
 
 WIDTH: Final = 24
 """Characters of the time line."""

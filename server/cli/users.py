@@ -13,8 +13,9 @@ from processor.wall_clock import now
 from server.cli.answer_source import answer, source_options
 from server.cli.common import UNICODE, fail, open_log
 from server.cli.grouped_help import Command
-from server.cli.output import Cell, Column, Sheet, print_encoded
+from server.cli.output import print_encoded
 from server.cli.remote import Question
+from server.cli.sheet import Cell, Column, Sheet
 from server.errors import Refused
 from server.reads import read_json
 from server.reads.params import DEFAULT_LIMIT, MAX_LIMIT

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import IO, Any, Final, Protocol, TypeVar
 
 import msgspec
-from structlog.stdlib import get_logger
 
 from processor import open_files
 from processor.background import step_back
@@ -34,6 +33,7 @@ from processor.log.address import LogAddress
 from processor.log.errors import Locked
 from processor.log.file_lock import FileLock
 from processor.settings import Settings
+from processor.structured_log import get_logger
 from processor.wall_clock import now
 from server.errors import Refused
 from server.explore import dispatch, wire

@@ -10,9 +10,9 @@ from typing import Final
 
 import pyarrow as pa
 from msgspec import Struct
-from structlog.stdlib import get_logger
 
 from processor import memory
+from processor.structured_log import get_logger
 from server.errors import Refused
 from server.explore.engine import ADVICE, Engine
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from msgspec import Struct
-from structlog.stdlib import get_logger
 
 from processor.event_store.catalog import Catalog
 from processor.event_store.first_build import BuildReport, FirstBuild
@@ -17,6 +16,7 @@ from processor.log.address import LogAddress
 from processor.log.following import FollowerThread
 from processor.log.records import Record, TopicPartition
 from processor.log.topics import EVENTS, SEGMENTS
+from processor.structured_log import get_logger
 from server.explore.completeness import Completeness
 
 LOOK: Final = 0.05

@@ -3,9 +3,8 @@
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import structlog
-
 from processor.core.events.content_coding import MAX_BODY
+from processor.structured_log import structlog
 from protos.spendstream.otlp.v1 import spans_pb2 as pb
 from server.errors import Refused
 from server.grpc_api.call_metadata import Context, message_of, metadata_of, pace_stranger

@@ -10,7 +10,6 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, NamedTuple, TypeVar
 
 import grpc
-import structlog
 from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
@@ -20,6 +19,7 @@ from msgspec import structs
 from processor import tracing
 from processor.core.events.content_coding import MAX_BODY
 from processor.core.events.event import Handling
+from processor.structured_log import structlog
 from protos.spendstream.v1 import ingest_pb2, usage_pb2
 from server.errors import Refused
 from server.explore.question_params import Inquiry, parse_trace

@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final
 
-import structlog
 from aiohttp import hdrs, web
 
+from processor.structured_log import structlog
 from server.errors import Refused
 from server.explore.explorer import Download
 from server.http_api.explore_requests import CHECK_EVERY, is_gone, reset, secret_in

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Final, NamedTuple, Protocol
 
-import structlog
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE
 
 from processor.core.events import ndjson
+from processor.structured_log import structlog
 from server.errors import Refused
 from server.http_api.gate import LENGTH
 from server.ingest.batch import Batch, Receipt

@@ -7,7 +7,6 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import unquote
 
-import structlog
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
@@ -16,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from processor import tracing
 from processor.core.events import ndjson
 from processor.core.events.event import Handling
+from processor.structured_log import structlog
 from server.alerts.budget_json import budget_list
 from server.errors import Refused
 from server.http_api import admin, docs_page, explore_routes, otlp_routes, static_files

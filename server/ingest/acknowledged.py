@@ -12,9 +12,8 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-from structlog.stdlib import get_logger
-
 from processor.core.tables.table_rows import NEVER
+from processor.structured_log import get_logger
 
 
 class Acknowledged:

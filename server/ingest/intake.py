@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
-import structlog
-
 from processor import tracing
 from processor.core.events import codec
 from processor.core.events.columns import Columns, with_digests
@@ -20,6 +18,7 @@ from processor.core.events.prices.pricing import Pricer
 from processor.core.events.source import Api
 from processor.log.under_way import ArrivalsUnderWay
 from processor.recurring import Recurring
+from processor.structured_log import structlog
 from processor.view.projects import DimValues
 from server import position
 from server.errors import Refused, Rejection

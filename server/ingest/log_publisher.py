@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from structlog.stdlib import get_logger
-
 from processor.core.tables.history import ACKNOWLEDGED, Loss
 from processor.core.tables.table_rows import NEVER
 from processor.log import losses
@@ -15,6 +13,7 @@ from processor.log.address import LogAddress
 from processor.log.errors import LogError, LogUnavailable
 from processor.log.records import TopicPartition
 from processor.log.topics import EVENTS
+from processor.structured_log import get_logger
 from server.errors import Refused
 from server.ingest.acknowledged import Acknowledged
 from server.ingest.group_commit import GroupCommitter, Job, Written

@@ -7,13 +7,12 @@ a request. docs/decisions/0049.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-import structlog
-
 from processor.core.events import codec
 from processor.core.events.codec import Decoded
 from processor.core.events.columns import Columns
 from processor.core.events.message import Block, Sent, split_blocks
 from processor.core.events.source import Request, Source
+from processor.structured_log import structlog
 from server.errors import Refused
 from server.ingest.batch import Arrived, Batch, Receipt
 from server.limits.memory_budget import Hold

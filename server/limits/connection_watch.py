@@ -36,9 +36,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import unquote
 
-import structlog
-
 from processor.recurring import Recurring
+from processor.structured_log import structlog
 from server.limits.admission import MIN_IDLE, MIN_SILENT, SHARE, Peer, network_of, plain_address
 
 MAX_GRPC: Final = 4096

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Final, Protocol
 
-from structlog.stdlib import get_logger
-
 from processor.leases.lease_messages import FRESH, GAP, Account, Lease, Need, Statement, decode_lease, encode
 from processor.log.address import LogAddress
 from processor.log.errors import LogError, LogUnavailable
@@ -16,6 +14,7 @@ from processor.log.port import LogWriter
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import STATEMENTS
 from processor.log.under_way import ArrivalsUnderWay
+from processor.structured_log import get_logger
 
 BEAT: Final = 1.0
 """Most seconds between two statements."""

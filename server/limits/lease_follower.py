@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 
-from structlog.stdlib import get_logger
-
 from processor.log.address import LogAddress
 from processor.log.errors import LogBroken
 from processor.log.following import FollowerThread
 from processor.log.records import TopicPartition
 from processor.log.topics import LEASES
+from processor.structured_log import get_logger
 from server.limits.lease_client import LeaseHoldings
 
 

@@ -21,10 +21,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
-from structlog.stdlib import get_logger
-
 from processor.core.clock import month_start
 from processor.leases.lease_messages import Account
+from processor.structured_log import get_logger
 from server.limits.monthly_usage import MonthlyUsage
 from server.limits.quotas import NOT_KNOWN_YET
 from server.processes.shared_table import Busy, SharedTable

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
-import structlog
-
+from processor.structured_log import structlog
 from server.errors import Refused
 from server.tenancy.keys import Key
 

@@ -10,11 +10,11 @@ from functools import partial
 from hashlib import sha256
 from typing import Final, NamedTuple
 
-import structlog
 from google.protobuf.message import DecodeError
 
 from processor.core.events.prices.pricing import Sent
 from processor.core.kernel.loaded import kernel
+from processor.structured_log import structlog
 from protos.spendstream.otlp.v1 import spans_pb2 as pb
 from server.otlp.attribute_names import TAG_PREFIXES
 from server.otlp.content import Content

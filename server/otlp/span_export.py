@@ -6,11 +6,11 @@ Knows neither HTTP nor gRPC: the body of a request comes in, an `ExportAnswer` g
 from collections.abc import Callable, Iterator
 from typing import Final
 
-import structlog
 from msgspec import Struct
 
 from processor.core.events.prices.pricing import Sent
 from processor.core.kernel.loaded import kernel
+from processor.structured_log import structlog
 from server.errors import Refused
 from server.ingest.batch import Batch, Receipt
 from server.ingest.intake import Intake

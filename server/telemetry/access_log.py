@@ -4,9 +4,9 @@ import time
 from typing import Any, Final
 
 import grpc
-import structlog
 from aiohttp import web
 
+from processor.structured_log import structlog
 from server.tenancy.keys import is_well_formed
 
 GONE: Final = 499

@@ -11,13 +11,12 @@ import struct
 from pathlib import Path
 from typing import Final
 
-from structlog.stdlib import get_logger
-
 from processor.core.tables.history import DIRECTORY, Loss, digest_of, unrecorded
 from processor.core.tables.table_rows import NEVER
 from processor.log import losses
 from processor.log.port import LogWriter
 from processor.log.records import Record
+from processor.structured_log import get_logger
 
 _FORM: Final = struct.Struct("<8sqq")
 

@@ -18,6 +18,8 @@ import apsw
 import faust
 
 from processor.log.embedded.log import FILE_NAME, Log
+from processor.log.embedded.transport import Transport
+from processor.log.faust_assignment import Assignment
 from processor.log.topics import EVENTS
 
 NAME: Final = "textbook"
@@ -56,7 +58,10 @@ def create_app(directory: Path) -> App:
         topic_disable_leader=True,
         web_enabled=False,
         autodiscover=False,
+        PartitionAssignor=Assignment,
     )
+    app.transport = Transport(app.conf.broker, app)
+    app.producer_transport = Transport(app.conf.broker, app)
     events = app.topic(EVENTS, value_type=Event, partitions=1)
     seen = app.Table("seen", default=bool, partitions=1)
     cost = app.Table("cost", default=float, partitions=1)

@@ -184,6 +184,12 @@ async def test_a_rebuild_makes_the_store_anew(tmp_path: Path) -> None:
         assert await check(started, 60, generation=1) == rows
 
 
+def is_store_ready(started: Server) -> bool:
+    """Whether the newest process of the store has been ready."""
+    log = started.log()
+    return log.rfind('"event": "store.ready"') > log.rfind('{"child": "store", "pid": ')
+
+
 async def test_kills_and_pauses_of_the_store_lose_and_repeat_nothing(tmp_path: Path) -> None:
     chance = random.Random(3)
     with server(tmp_path / "data", event_store=True, partitions=2) as started:
@@ -192,6 +198,8 @@ async def test_kills_and_pauses_of_the_store_lose_and_repeat_nothing(tmp_path: P
                 await send(reader, some(50, chance))
                 await asyncio.sleep(chance.random() / 2)
                 if round_ % 3 == 2:
+                    # One that stands still while it opens the log has the lock which writers need, too.
+                    await asyncio.to_thread(wait_until, lambda: is_store_ready(started))
                     await asyncio.to_thread(started.signal, "store", signal.SIGSTOP)
                     await send(reader, some(50, chance))
                     await asyncio.to_thread(started.signal, "store", signal.SIGCONT)

@@ -3,9 +3,6 @@
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +11,7 @@ from processor.core.clock import DAY, HOUR
 from processor.log.embedded.log import Log
 from processor.log.records import TopicPartition
 from processor.log.topics import EVENTS, ROWS
+from tests.support import cli_host
 from tests.support.clock import Clock
 from tests.support.events import make_event
 from tests.support.logs import put
@@ -30,14 +28,10 @@ LIVES: Final = 4
 SETTINGS = {"retention": 1, "retention_interval": 0.05, "log_format": "json"}
 
 
-def launch(data_dir: Path) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "processor"],
-        env=environment(data_dir, SETTINGS),
-        cwd=Path(__file__).parents[2],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def launch(data_dir: Path) -> cli_host.Command:
+    with Path(os.devnull).open("r+b") as nothing:
+        streams = (nothing.fileno(),) * 3
+        return cli_host.Command(["worker"], environment(data_dir, SETTINGS), Path(__file__).parents[2], streams)
 
 
 def is_done(log: Log, now: int) -> bool:
@@ -83,9 +77,9 @@ def test_kills_while_events_are_sealed_and_deleted_change_nothing(tmp_path: Path
             put_one()
             try:
                 process.wait(rng.uniform(0.5, 3.0))
-            except subprocess.TimeoutExpired:
-                os.kill(process.pid, signal.SIGKILL)
-                process.wait()
+            except TimeoutError:
+                process.kill()
+                process.wait(PROCESS_PATIENCE)
                 kills += 1
             verified = run_cli(data, "verify")
             assert (verified.returncode, verified.stderr) == (0, ""), f"seed {seed}: {verified}"

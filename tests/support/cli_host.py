@@ -19,6 +19,7 @@ import contextlib
 import gc
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -46,20 +47,19 @@ LOADED: Final = (
     "server.supervisor",
     "server.api",
     "processor.__main__",
+    "processor.event_store.__main__",
+    "server.explore.process",
     # What these load once they run.
     "uvloop",
     "numpy.ma",
     "processor.log.embedded.transport",
     "processor.log.kafka.transport",
     "faust.app.router",
-    "faust.assignor.leader_assignor",
     "faust.events",
-    "faust.fixups.django",
     "faust.tables.objects",
     "faust.tables.sets",
     "faust.topics",
     "faust.transport.conductor",
-    "faust.worker",
 )
 """What the host has for those who become one of these."""
 
@@ -77,8 +77,11 @@ class Command:
         variables: Mapping[str, str],
         directory: Path,
         streams: tuple[int, int, int],
+        files: int | None = None,
     ) -> None:
         """`streams`: descriptors of standard input, output and error, which stay the caller's to close.
+
+        `files`: how many it may have open, if not as many as this process.
 
         It leads a session and a process group of its own.
         """
@@ -87,6 +90,7 @@ class Command:
             "arguments": [os.fsdecode(each) for each in arguments],
             "variables": dict(variables),
             "directory": str(directory),
+            "files": files,
         }
         try:
             _ask(json.dumps(question).encode(), [*streams, theirs], has_clock=CLOCK in variables)
@@ -142,13 +146,18 @@ class Started(Command):
     """A command whose standard output is read while it runs; `log` gets its standard error."""
 
     def __init__(
-        self, arguments: Sequence[str | bytes], variables: Mapping[str, str], directory: Path, log: int
+        self,
+        arguments: Sequence[str | bytes],
+        variables: Mapping[str, str],
+        directory: Path,
+        log: int,
+        files: int | None = None,
     ) -> None:
         ours, theirs = os.pipe()
         self.stdout = os.fdopen(ours, "rb")
         with Path(os.devnull).open("rb") as nothing:
             try:
-                super().__init__(arguments, variables, directory, (nothing.fileno(), theirs, log))
+                super().__init__(arguments, variables, directory, (nothing.fileno(), theirs, log), files)
             finally:
                 os.close(theirs)
 
@@ -259,6 +268,8 @@ def _wait_for(question: dict[str, Any], fds: list[int]) -> NoReturn:
             os.dup2(fd, number)
             os.close(fd)
         os.chdir(question["directory"])
+        if question["files"] is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (question["files"], question["files"]))
         for module, name, own in ((asyncio, "create_subprocess_exec", _start_role), (os, "execv", _replace)):
             setattr(module, name, own)
         _become(["-m", "server", *question["arguments"]], question["variables"])

@@ -100,9 +100,8 @@ class Server:
         self.http = ""
         self.grpc = ""
         self.log_path = data_dir.with_name(f"{data_dir.name}-{role}.log")
-        limited = ["sh", "-c", f'ulimit -n {files} && exec "$0" "$@"']
-        self._before = [] if files is None else limited
-        self._is_forked = FORKED and files is None and not as_shipped
+        self._files = files
+        self._is_forked = FORKED and not as_shipped
         self._settings: dict[str, object] = {"log_format": "json", **settings}
         if role == "store":
             self._settings = {"event_store": "on", **self._settings}
@@ -131,11 +130,12 @@ class Server:
         with self.log_path.open("ab") as log:
             variables = environment(self.data_dir, self._settings)
             if self._is_forked and not AT_START & os.environ.keys():
-                started = cli_host.Started([self.role], variables, self.data_dir.parent, log.fileno())
+                started = cli_host.Started([self.role], variables, self.data_dir.parent, log.fileno(), self._files)
                 self._process = cast("subprocess.Popen[bytes]", started)  # the part of it that is used here
             else:
+                limited = ["sh", "-c", f'ulimit -n {self._files} && exec "$0" "$@"']
                 self._process = subprocess.Popen(
-                    [*self._before, sys.executable, *_COMMANDS[self.role]],
+                    [*([] if self._files is None else limited), sys.executable, *_COMMANDS[self.role]],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=log,

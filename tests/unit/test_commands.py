@@ -12,7 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from processor.settings import Settings
+from processor.settings import Settings, load
 from server.cli.commands import main
 from server.cli.settings_flags import GROUPS, SECRETS, SEEN_BY_ALL, SettingOption
 from server.settings import ServerSettings
@@ -40,7 +40,7 @@ def flat(text: str) -> str:
 
 ALL = [path for path, _ in commands()]
 
-HEAVY = ("aiohttp", "duckdb", "faust", "grpc", "numpy", "prometheus_client", "pyarrow", "structlog")
+HEAVY = ("aiohttp", "duckdb", "faust", "grpc", "numpy", "prometheus_client", "pyarrow", "rich", "structlog")
 """What a command loads once it needs it: together a second of CPU."""
 
 
@@ -201,7 +201,7 @@ def test_a_switch_wins_over_its_variable(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SPENDSTREAM_STANDBY", variable)
     seen: list[bool] = []
-    monkeypatch.setattr("os.execv", lambda *_: seen.append(Settings().standby))
+    monkeypatch.setattr("os.execv", lambda *_: seen.append(load(Settings).standby))
     monkeypatch.setattr("os.umask", lambda _: 0)
     done = CliRunner().invoke(main, ["worker", *given])
     assert (done.exit_code, seen) == (0, [wanted]), done.output

@@ -13,7 +13,7 @@ from processor.core.events.columns import ROW, Dim
 from processor.core.events.compiled_rows import PackedDims
 from processor.core.hash_index import hashes_of, name_hashes
 from processor.core.kernel.loaded import RUNNING, kernel
-from processor.core.tables import row_bytes
+from processor.core.tables import row_dtype
 from processor.core.tables.user_places import user_places
 from tests.support.pure import pure
 
@@ -140,7 +140,7 @@ def sums() -> list[Any]:
     events = np.zeros(2, ROW)
     events["input"], events["at"] = 5, 7
     rows, offsets, errors = np.array([0, 1]), np.array([3, 3]), np.zeros(2, np.bool_)
-    values, marks = np.zeros(2, row_bytes.DTYPE), np.zeros(2, MARK)
+    values, marks = np.zeros(2, row_dtype.DTYPE), np.zeros(2, MARK)
     return [[values], [marks], 4, rows, offsets, events, errors, 2**62, 2**31]
 
 

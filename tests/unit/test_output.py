@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from processor.core.visible import HIDDEN, visible
-from server.cli.output import Column, Sheet
+from server.cli.sheet import Column, Sheet
 from tests.support.terminal import plain, squeezed
 
 CELLS = st.text(st.characters(exclude_characters="│\u00a0", exclude_categories=("M", "Cs")), max_size=60)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.core.tables import row_block, row_bytes, table_rows
+from processor.core.tables import row_block, row_bytes, row_dtype, table_rows
 from processor.core.tables.row_block import RowBlock
 
 keys = st.builds(
@@ -17,7 +17,7 @@ values = st.builds(row_bytes.pack, *[st.integers(0, 2**32 - 1)] * 3, *[numbers] 
 
 
 def block_of(rows: dict[bytes, bytes], seed: int = 0) -> RowBlock:
-    found = np.frombuffer(b"".join(rows.values()), row_bytes.DTYPE)
+    found = np.frombuffer(b"".join(rows.values()), row_dtype.DTYPE)
     return RowBlock(list(rows), row_block.key_hashes(list(rows), seed), found)
 
 

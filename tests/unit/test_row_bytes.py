@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.core.tables import row_bytes, table_rows
+from processor.core.tables import row_bytes, row_dtype, table_rows
 from processor.core.tables.table_rows import Counts, Progress, Sums, decode_value, encode_value
 
 numbers = st.integers(0, 2**70) | st.integers(0, 9)
@@ -35,7 +35,7 @@ def test_the_form_is_fixed() -> None:
     row = Sums(b"", 1, 2, 3, 4, 5, 6, 7, 8, -9, 10)
     fields = ((0, 4), (2, 4), (3, 4), (8, 4), (1, 8), (4, 8), (5, 8), (6, 8), (7, 8), (-9, 8), (10, 8))
     assert encode_value(row) == b"".join(field.to_bytes(size, "little", signed=True) for field, size in fields)
-    assert row_bytes.DTYPE.itemsize == row_bytes.SIZE
+    assert row_dtype.DTYPE.itemsize == row_bytes.SIZE
 
 
 def test_other_rows_are_lists() -> None:

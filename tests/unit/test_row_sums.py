@@ -2,8 +2,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import astuple
 
-from processor.core.tables import row_bytes
-from processor.core.tables.row_sums import AMOUNTS, COUNTS, NO_SUMS, SUMS, TIMES, TOTALS, RowSums, Totals, words_of
+from processor.core.tables import row_bytes, row_dtype
+from processor.core.tables.row_dtype import words_of
+from processor.core.tables.row_sums import AMOUNTS, COUNTS, NO_SUMS, SUMS, TIMES, TOTALS, RowSums, Totals
 from processor.core.tables.table_rows import Sums
 from processor.view.limbs import SUMMED
 from processor.view.query import SORTS
@@ -24,9 +25,9 @@ def row_sums(draw: st.DrawFn) -> RowSums:
 def test_the_record_is_that_of_the_log() -> None:
     counts = [("zero", "<u4"), ("requests", "<u4"), ("errors", "<u4"), ("unpriced", "<u4"), ("offset", "<i8")]
     amounts = [("input_tokens", "<i8"), ("output_tokens", "<i8"), ("cached_tokens", "<i8"), ("cost", "<i8")]
-    assert row_bytes.DTYPE.descr == [*counts, *amounts, ("first_seen", "<i8"), ("last_seen", "<i8")]
-    assert row_bytes.SIZE == row_bytes.DTYPE.itemsize == 72
-    assert words_of(row_bytes.DTYPE, AMOUNTS) == slice(3, 7)
+    assert row_dtype.DTYPE.descr == [*counts, *amounts, ("first_seen", "<i8"), ("last_seen", "<i8")]
+    assert row_bytes.SIZE == row_dtype.DTYPE.itemsize == 72
+    assert words_of(row_dtype.DTYPE, AMOUNTS) == slice(3, 7)
 
 
 def test_whatever_has_sums_has_them_by_the_same_names() -> None:

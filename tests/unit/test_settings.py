@@ -37,6 +37,20 @@ def test_flags_win_over_variables_and_these_over_the_file(tmp_path: Path, monkey
     assert load(Settings).flush_interval == 0.3
 
 
+def test_a_variable_counts_in_any_case_and_as_what_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("spendstream_Max_Lag", "8")
+    monkeypatch.setenv("SPENDSTREAM_NO_SETTING", "1")
+    assert load(ServerSettings).max_lag == 8
+    monkeypatch.setenv("SPENDSTREAM_PARTITIONS", "")
+    with pytest.raises(SettingsError, match="SPENDSTREAM_PARTITIONS: "):
+        load(Settings)
+
+
+def test_a_line_of_the_file_that_is_no_setting_is_ignored(tmp_path: Path) -> None:
+    (tmp_path / "spendstream.toml").write_text('max_lag = 7\r\nself = 1\nbroker = "sqlite://"\n[other]\nbroker = 1\n')
+    assert load(ServerSettings).max_lag == 7
+
+
 def test_all_faults_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "HTTP_BIND": "8080",
@@ -59,9 +73,10 @@ def test_all_faults_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_half_of_tls_and_a_broken_file_are_faults(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="go together"):
         load(ServerSettings, tls_cert="cert.pem")
-    (tmp_path / "spendstream.toml").write_text("not toml")
-    with pytest.raises(SettingsError, match=r"cannot read spendstream\.toml"):
-        load(Settings)
+    for broken in (b"not toml", b'broker = "\xff"'):
+        (tmp_path / "spendstream.toml").write_bytes(broken)
+        with pytest.raises(SettingsError, match=r"cannot read spendstream\.toml"):
+            load(Settings)
 
 
 def test_binds() -> None:

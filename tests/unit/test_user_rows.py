@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from processor.core.events.message import build_blocks, opened
 from processor.core.events.source import Source
-from processor.core.tables import row_block, row_bytes, table_rows
+from processor.core.tables import row_block, row_bytes, row_dtype, table_rows
 from processor.core.tables.apply import Changes, Tables
 from processor.core.tables.numbered_rows import Dead
 from processor.core.tables.user_rows import MAX_BLOCK
@@ -122,4 +122,4 @@ def test_values_are_those_of_the_moment_they_were_taken() -> None:
     [(_, value)] = [pair for pair in changes.records if b'"user"' in pair[0]]
     assert value is not None
     assert row_bytes.unpack(value)[1] == 1
-    assert np.frombuffer(value, row_bytes.DTYPE)["offset"] == 0
+    assert np.frombuffer(value, row_dtype.DTYPE)["offset"] == 0

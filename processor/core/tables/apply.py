@@ -18,7 +18,7 @@ from processor.core.events.message import Message
 from processor.core.events.source import Request
 from processor.core.growing_arrays import I64, Records
 from processor.core.partitioning import U64
-from processor.core.tables import dedupe, row_block, row_bytes, table_rows
+from processor.core.tables import dedupe, row_block, row_bytes, row_dtype, table_rows
 from processor.core.tables.dedupe import Claimed, ClaimKeys
 from processor.core.tables.event_kinds import EventKinds
 from processor.core.tables.horizon import Horizon
@@ -362,7 +362,7 @@ class Tables:
                 values = [value for value, _ in rows.values()]
                 if set(map(len, values)) != {row_bytes.SIZE}:
                     raise ValueError("not a row of the changelog: the numbers of a row have another length")
-                restore(list(rows), np.frombuffer(b"".join(values), row_bytes.DTYPE), _offsets_of(rows))
+                restore(list(rows), np.frombuffer(b"".join(values), row_dtype.DTYPE), _offsets_of(rows))
         if latencies:
             self.latencies.restore(list(latencies), [value for value, _ in latencies.values()], _offsets_of(latencies))
 

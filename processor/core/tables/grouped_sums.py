@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processor.core.events.columns import ROW, SUMMED, UNPRICED_FLAG, Rows
-from processor.core.tables.row_sums import RowSums, words_of
+from processor.core.tables.row_dtype import words_of
+from processor.core.tables.row_sums import RowSums
 from processor.core.tables.table_rows import Sums
 
 SAFE: Final = 2**62

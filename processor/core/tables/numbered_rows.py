@@ -17,8 +17,9 @@ from processor.core import growing_arrays
 from processor.core.events.columns import Rows
 from processor.core.growing_arrays import I64, Records, Segments
 from processor.core.kernel.loaded import kernel
-from processor.core.tables import grouped_sums, row_bytes, table_rows
-from processor.core.tables.row_sums import AMOUNTS, words_of
+from processor.core.tables import grouped_sums, row_bytes, row_dtype, table_rows
+from processor.core.tables.row_dtype import words_of
+from processor.core.tables.row_sums import AMOUNTS
 from processor.core.tables.table_rows import NEVER, Sums
 
 _MARK: Final = np.dtype([("changelog", "<i8"), ("dirty", "<i4"), ("_", "<i4")])
@@ -27,9 +28,9 @@ _NO_MARK: Final = np.array((NEVER, 0, 0), _MARK)
 _BOUND: Final = grouped_sums.SAFE
 _MAX_COUNT: Final = 2**31
 _WORDS: Final = row_bytes.SIZE // 8
-_AMOUNTS: Final = words_of(row_bytes.DTYPE, AMOUNTS)
+_AMOUNTS: Final = words_of(row_dtype.DTYPE, AMOUNTS)
 
-_NOTHING: Final = np.zeros((), row_bytes.DTYPE)
+_NOTHING: Final = np.zeros((), row_dtype.DTYPE)
 _NOTHING["offset"] = NEVER
 
 Mask = NDArray[np.bool_]
@@ -247,7 +248,7 @@ class SumRows(NumberedRows):
     def _put(self, row: int, found: Sums) -> None:
         """Set what a row says: in columns if it fits."""
         amounts = (found.input_tokens, found.output_tokens, found.cached_tokens, found.cost)
-        value = np.zeros(1, row_bytes.DTYPE)
+        value = np.zeros(1, row_dtype.DTYPE)
         value["offset"] = found.offset
         if found.requests < _MAX_COUNT and all(-_BOUND < amount < _BOUND for amount in amounts):
             self._wide.pop(row, None)
@@ -292,7 +293,7 @@ class SumRows(NumberedRows):
 
 
 def _amounts(values: Records) -> I64:
-    """The `AMOUNTS` of records of `row_bytes.DTYPE`: a view, shape (n, 4)."""
+    """The `AMOUNTS` of records of `row_dtype.DTYPE`: a view, shape (n, 4)."""
     return values.view(np.int64).reshape(-1, _WORDS)[:, _AMOUNTS]
 
 
@@ -306,5 +307,5 @@ def _is_over(values: Records) -> Mask:
 
 
 def sums_of(key: bytes, value: tuple[int, ...]) -> Sums:
-    """A record of `row_bytes.DTYPE` as an object."""
+    """A record of `row_dtype.DTYPE` as an object."""
     return Sums(key, *row_bytes.listed(value))

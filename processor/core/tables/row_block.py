@@ -24,7 +24,7 @@ from processor.core.events.ndjson import SEPARATOR, Lines
 from processor.core.growing_arrays import Records
 from processor.core.hash_index import HASH
 from processor.core.kernel.loaded import kernel
-from processor.core.tables import row_bytes
+from processor.core.tables import row_bytes, row_dtype
 
 VERSION: Final = 1
 KIND: Final = "rows"
@@ -39,7 +39,7 @@ class RowBlock(Struct):
     hashes: Records
     """`HASH`: shape (n,)."""
     values: Records
-    """`row_bytes.DTYPE`: shape (n,), of the caller's own."""
+    """`row_dtype.DTYPE`: shape (n,), of the caller's own."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -99,7 +99,7 @@ def decode(value: bytes) -> RowBlock:
         if wire.version != VERSION:
             raise ValueError(f"a block of rows of version {wire.version}; this program reads {VERSION}")
         keys = Lines(wire.keys, wire.keys.count(SEPARATOR) + 1)
-        block = RowBlock(keys, np.frombuffer(wire.hashes, HASH), np.frombuffer(wire.values, row_bytes.DTYPE))
+        block = RowBlock(keys, np.frombuffer(wire.hashes, HASH), np.frombuffer(wire.values, row_dtype.DTYPE))
     except msgspec.MsgspecError as error:
         raise ValueError(f"not a block of rows: {error}") from None
     if not len(block.keys) == len(block.hashes) == len(block.values) or block.values["zero"].any():

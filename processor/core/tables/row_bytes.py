@@ -9,10 +9,7 @@ from collections.abc import Sequence
 from operator import attrgetter, itemgetter
 from typing import Any, Final
 
-from processor.core.tables.row_sums import AMOUNTS, COUNTS, SUMS, TIMES, record
-
-DTYPE: Final = record(("zero", "<u4"), ("offset", "<i8"))
-"""What the bytes are; shape (n,) over n joined values."""
+from processor.core.tables.row_sums import AMOUNTS, COUNTS, SUMS, TIMES
 
 _MEMBERS: Final = (*COUNTS, "offset", *AMOUNTS, *TIMES)
 _FORM: Final = struct.Struct(f"<4x{len(COUNTS)}I{1 + len(AMOUNTS) + len(TIMES)}q")
@@ -22,7 +19,7 @@ MARK: Final = b"\0"
 """The first byte."""
 
 pack = _FORM.pack
-"""The members of `DTYPE` after the first. Raises `Misfit`."""
+"""The members of `row_dtype.DTYPE` after the first. Raises `Misfit`."""
 
 Misfit = struct.error
 
@@ -33,7 +30,7 @@ _in_order: Final = itemgetter(*(1 + _MEMBERS.index(name) for name in ("offset", 
 
 
 def listed(members: Sequence[int]) -> tuple[Any, ...]:
-    """A record of `DTYPE` in the order in which the changelog lists a row: the offset, and the members of `RowSums`."""
+    """The members of a record in the order in which the changelog lists a row: the offset, and those of `RowSums`."""
     found: tuple[Any, ...] = _in_order(members)
     return found
 

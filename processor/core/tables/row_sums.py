@@ -1,12 +1,11 @@
 """The exact sums of a row, by name, and their layout in a record.
 
-Sums are Python integers without a bound. In a record of 72 bytes (`record`), of which there are millions, counts have
-32 bits and everything else 64; what does not fit is kept beside the records.
+Sums are Python integers without a bound. In a record of 72 bytes (`row_dtype.record`), of which there are millions,
+counts have 32 bits and everything else 64; what does not fit is kept beside the records.
 """
 
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
 from msgspec import Struct
 
 
@@ -101,16 +100,3 @@ COUNTS: Final = ("requests", "errors", "unpriced")
 AMOUNTS: Final = tuple(name for name in TOTALS if name not in COUNTS)
 """The other totals, which lie side by side in a record."""
 TIMES: Final = tuple(name for name in SUMS if name not in TOTALS)
-
-
-def record(mark: tuple[str, str], *place: tuple[str, str]) -> "np.dtype[np.void]":
-    """A row in 72 bytes: `mark`, of 4 bytes, the counts, `place`, of 8 bytes, the amounts and the times."""
-    counts, others = [(name, "<u4") for name in COUNTS], [(name, "<i8") for name in (*AMOUNTS, *TIMES)]
-    return np.dtype([mark, *counts, *place, *others])
-
-
-def words_of(kind: "np.dtype[Any]", names: tuple[str, ...]) -> slice:
-    """Where these members of a record, of 8 bytes each and side by side, are among its words of 8 bytes."""
-    assert kind.fields is not None
-    offset: int = kind.fields[names[0]][1]
-    return slice(offset // 8, offset // 8 + len(names))

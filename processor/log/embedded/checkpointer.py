@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Final
 
 import apsw
-from structlog.stdlib import get_logger
 
 from processor.log.embedded.log import Log
 from processor.log.errors import Locked, LogBroken, RecoveryNeeded
 from processor.log.file_lock import FileLock
 from processor.recurring import Recurring
+from processor.structured_log import get_logger
 
 SOFT_LIMIT: Final = 8 * 1024 * 1024
 """Bytes of write-ahead log from which a checkpoint runs beside the writers."""

@@ -22,13 +22,11 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import apsw
 import msgspec
-import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from processor.log.durable_names import sync_directory
 from processor.log.embedded.guard import Guard, wal_of
@@ -45,6 +43,10 @@ from processor.log.file_lock import FileLock
 from processor.log.port import polls
 from processor.log.records import Append, Record, TopicPartition
 from processor.log.topics import COMPACTED, DIRECTORY, EVENTS, LATER, PARTITIONED, SINGLE
+
+if TYPE_CHECKING:  # only compaction computes with it: processes that do not compact start without
+    import numpy as np
+    from numpy.typing import NDArray
 
 FORMAT: Final = 4
 """4 added a checksum to each record."""
@@ -156,6 +158,8 @@ def _insert(rows: int) -> str:
 
 def _runs(offsets: Sequence[int]) -> tuple[list[tuple[int, int]], list[int]]:
     """Long stretches without a gap, each from its first offset to before its end, and all other offsets."""
+    import numpy as np
+
     found = np.array(offsets, np.int64)
     starts = np.flatnonzero(np.diff(found, prepend=-2) != 1)
     ends = np.append(starts[1:], len(found))
@@ -558,7 +562,7 @@ class Log:
         return len(found)
 
     def compact(
-        self, tp: TopicPartition, start: int, end: int, limit: int, live: NDArray[np.int64]
+        self, tp: TopicPartition, start: int, end: int, limit: int, live: "NDArray[np.int64]"
     ) -> tuple[int | None, int]:
         """One step of compaction over the offsets `start` to `end`: look at `limit` records, delete the dead ones.
 
@@ -566,6 +570,8 @@ class Log:
         the next step starts (None: nothing is left below `end`) and how many records went. The partition's newest
         record always stays. For the partition's one writer: only it knows what is live.
         """
+        import numpy as np
+
         if tp.topic not in COMPACTED:
             raise LogError(f"{tp.topic} is not compacted")
         base = self.number(tp) << OFFSET_BITS
@@ -585,6 +591,7 @@ class Log:
 
         Ascending. Records of one key have to go in the order in which they came. 2 µs each, 0.5 µs side by side.
         """
+
         if tp.topic not in COMPACTED:
             raise LogError(f"{tp.topic} is not compacted")
         base = self.number(tp) << OFFSET_BITS

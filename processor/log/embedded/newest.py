@@ -14,7 +14,7 @@ import numpy as np
 
 from processor.core.growing_arrays import Records
 from processor.core.hash_index import HashIndex
-from processor.core.tables import row_block, row_bytes
+from processor.core.tables import row_block, row_bytes, row_dtype
 from processor.log.embedded.log import Log, RecordBlock
 from processor.log.records import NewestRecords, Record, Row, TopicPartition
 
@@ -118,7 +118,7 @@ def _found(block: RecordBlock, hashes: Records, places: list[int]) -> NewestReco
     return NewestRecords(
         [keys[place] for place in packed_at],
         hashes.take(packed_at),
-        np.frombuffer(bytearray(found), row_bytes.DTYPE),
+        np.frombuffer(bytearray(found), row_dtype.DTYPE),
         numbers.take(packed_at),
         others,
         np.delete(numbers, places).tolist(),

@@ -10,11 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar, cast
 
-from faust.transport import base
-from faust.types import TP
-
 from processor.log import faust_transport
 from processor.log.embedded.log import Log
+from processor.log.faust_library import TP
+from processor.log.faust_library import transport as base
 from processor.log.records import Append, TopicPartition
 from processor.log.tail import IDLE_AFTER
 from processor.log.topics import EVENTS
@@ -177,7 +176,7 @@ class Producer(faust_transport.Producer):
 
 
 class Transport(base.Transport):
-    """The transport that the entry point `faust.transports` names."""
+    """The transport of applications whose log is the embedded one."""
 
     Consumer: ClassVar[Any] = Consumer
     Producer: ClassVar[Any] = Producer

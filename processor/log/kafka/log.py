@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Assigned
-from structlog.stdlib import get_logger
 
 from processor.log.errors import DamagedRecord, HistoryMismatch, LogError, LogUnavailable
 from processor.log.kafka import topic_settings, topics
@@ -22,6 +21,7 @@ from processor.log.port import scan
 from processor.log.records import Append, Record, TopicPartition
 from processor.log.topics import CLAIMS, DIRECTORY, EVENTS, LATER, ROWS
 from processor.log.topics import SINGLE_ON_KAFKA as SINGLE
+from processor.structured_log import get_logger
 
 HOME: Final = TopicPartition(DIRECTORY, 0)
 

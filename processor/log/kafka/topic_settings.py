@@ -10,11 +10,11 @@ from typing import Final, NamedTuple
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
-from structlog.stdlib import get_logger
 
 from processor.log.errors import LogError, LogUnavailable
 from processor.log.kafka.config import MAX_RECORD_BYTES, KafkaAccess
 from processor.log.topics import COMPACTED, EVENTS, USERS
+from processor.structured_log import get_logger
 
 PATIENCE: Final = 10.0
 """Seconds to wait for the answer."""

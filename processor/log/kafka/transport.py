@@ -19,19 +19,19 @@ from typing import Any, ClassVar, Final, Protocol, cast
 from confluent_kafka import Consumer as Client
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Assigned
-from faust.transport import base
-from faust.types import TP
-from structlog.stdlib import get_logger
 
 from processor import restart
 from processor.log import faust_transport
 from processor.log.errors import DamagedRecord, LogUnavailable
+from processor.log.faust_library import TP
+from processor.log.faust_library import transport as base
 from processor.log.faust_transport import by_partition
 from processor.log.kafka.config import KafkaAccess
 from processor.log.kafka.log import record_of, sound_records
 from processor.log.kafka.writer import Fenced, PartitionWriter
 from processor.log.records import Append
 from processor.log.topics import EVENTS, GROUP
+from processor.structured_log import get_logger
 from processor.wall_clock import now
 
 FETCH_RECORDS: Final = 64
@@ -51,7 +51,7 @@ LOOK_AGAIN: Final = 5.0
 
 
 class StateHolder(Protocol):
-    """The keeper of the partitions' state, found as `app.spendstream` on the Faust app: transports are made by URL."""
+    """The keeper of the partitions' state, found as `app.spendstream` on the Faust app, which makes its consumer."""
 
     access: KafkaAccess
     counts: dict[str, int]
@@ -510,7 +510,7 @@ class Producer(faust_transport.Producer):
 
 
 class Transport(base.Transport):
-    """What the entry point `faust.transports` names."""
+    """The transport of applications whose log is Kafka."""
 
     Consumer: ClassVar[Any] = Consumer
     Producer: ClassVar[Any] = Producer

@@ -1,0 +1,47 @@
+"""What a role must not load before it is ready: it is CPU at each start, and memory for as long as the role runs."""
+
+import subprocess
+import sys
+
+import pytest
+
+from processor.lean_imports import stand_ins, without
+
+SERVER = {"aiohttp", "duckdb", "grpc", "prometheus_client", "pyarrow"}
+STREAM = {"aiokafka", "confluent_kafka", "faust"}
+NEVER = {"pydantic_settings", "pygments", "rich"}
+
+
+@pytest.mark.parametrize(
+    ("module", "unused"),
+    [
+        ("server.cli.commands, server.supervisor", SERVER | STREAM | {"numpy"}),
+        ("server.cli.commands, server.api", STREAM | {"duckdb", "pyarrow"}),
+        ("processor.__main__", SERVER | {"aiokafka", "confluent_kafka"}),
+        ("processor.event_store.__main__", SERVER - {"pyarrow"} | {"aiokafka", "confluent_kafka"}),
+        ("server.cli.commands, server.explore.process", STREAM | {"aiohttp", "grpc", "prometheus_client"}),
+    ],
+)
+def test_a_role_loads_nothing_that_it_does_not_use(module: str, unused: set[str]) -> None:
+    code = f"import sys, {module}; print(*sorted(set(sys.modules) & set({sorted(unused | NEVER)})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_a_module_is_absent_inside_of_the_block_only() -> None:
+    sys.modules.pop("this", None)
+    with without("this", "json"):
+        with pytest.raises(ImportError):
+            __import__("this")
+        assert __import__("json").loads("1") == 1, "what is loaded already stays"
+    assert "this" not in sys.modules
+
+
+def test_a_stand_in_is_there_inside_of_the_block_only() -> None:
+    with stand_ins({"no_such": {}, "no_such.client": {"Session": int}, "json": {"loads": None}}):
+        assert __import__("no_such.client", fromlist=["Session"]).Session is int
+        with pytest.raises(ImportError):
+            exec("from no_such.client import Other")
+        assert __import__("json").loads("1") == 1
+    with pytest.raises(ImportError):
+        __import__("no_such.client")
