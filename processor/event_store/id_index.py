@@ -11,7 +11,8 @@ Entries are sorted by hash and row group, each pair once. A hash is 32 bits of a
 that does not have the id: readers compare the ids. A look-up reads one page of a section, and checks that.
 """
 
-import mmap
+import os
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -200,25 +201,27 @@ class _Pages(NamedTuple):
 
 
 class SegmentIndex:
-    """An index that is open: its file is mapped into memory. For any threads."""
+    """An index that is open. For any threads.
+
+    Pages are read, not mapped: around each page of a file that is mapped and not in memory the system reads as much as
+    its disk is set to read ahead, of 8 MiB 830 MB for one trace of 100 million events.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open a file. Raises `FileNotFoundError`, and `IndexDamaged`."""
         self._path = path
-        with path.open("rb") as file:
-            try:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            except ValueError:
-                raise self._damaged("it is empty") from None
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._file)
         self._sections = self._open()
 
     def _open(self) -> dict[str, _Pages]:
         start = len(MAGIC) + _LENGTH
-        if self._map[: len(MAGIC)] not in {MAGIC, OLDER}:
-            raise self._damaged("it does not begin as an index does")
-        end = start + int.from_bytes(self._map[len(MAGIC) : start], "little")
+        begin, size = os.pread(self._file, start, 0), os.fstat(self._file).st_size
+        if begin[: len(MAGIC)] not in {MAGIC, OLDER}:
+            raise self._damaged("it does not begin as an index does" if size else "it is empty")
+        end = min(start + int.from_bytes(begin[len(MAGIC) :], "little"), size)
         try:
-            checksum, listed = _decode_header(self._map[start:end])
+            checksum, listed = _decode_header(os.pread(self._file, end - start, start))
             if xxhash.xxh3_64_intdigest(listed) != checksum:
                 raise self._damaged("its header does not match its checksum")
             sections = _decode_sections(listed)
@@ -230,8 +233,8 @@ class SegmentIndex:
             ends = np.cumsum(np.frombuffer(each.sizes, "<u4"), dtype=np.int64) if each.sizes else _ends(each.entries)
             found[each.kind] = _Pages(end, each.entries, firsts, checksums, ends)
             end += int(ends[-1]) if len(ends) else 0
-        if end != len(self._map):
-            raise self._damaged(f"it has {len(self._map)} bytes, not {end}")
+        if end != size:
+            raise self._damaged(f"it has {size} bytes, not {end}")
         return found
 
     def _damaged(self, why: str) -> IndexDamaged:
@@ -282,7 +285,7 @@ class SegmentIndex:
 
     def _bytes(self, section: _Pages, page: int) -> bytes:
         start = section.start + (int(section.ends[page - 1]) if page else 0)
-        data = self._map[start : section.start + int(section.ends[page])]
+        data = os.pread(self._file, section.start + int(section.ends[page]) - start, start)
         if xxhash.xxh3_64_intdigest(data) != int(section.checksums[page]):
             raise self._damaged(f"page {page} of a section does not match its checksum")
         return data

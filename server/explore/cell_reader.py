@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from server.explore import sums
 from server.explore.cell_parts import RANKED, SUMS, RowGroup, ranked_column
 from server.explore.cells import LOW, Cells, Key, Numbers, TooMany
+from server.explore.kept_cells import CellKeeper, add_to, packed
 from server.explore.measures import Quantile
 from server.explore.questions import Filters, MetricsQuestion
 from server.explore.row_scan import RowScan, RowSpan
@@ -70,12 +71,13 @@ class _Reader:
         snapshot: Snapshot,
         question: MetricsQuestion,
         parts: Sequence[str | Quantile],
-        starts: Sequence[int] | None,
+        starts: Sequence[int] | Numbers | None,
         *,
         exact: bool,
     ) -> None:
         self._snapshot = snapshot
         self._is_exact = exact
+        self._parts = parts
         self._question = question
         self._filters = question.filters
         self._times = question.times
@@ -90,6 +92,9 @@ class _Reader:
         """Numbers of the values of the keys, and of the interval -> cell."""
         self._columns = self._always()
         self._spans = SpanReader(self._filters, self._times)
+        self._keeper: CellKeeper | None = None
+        if not (self._quantiles and exact):  # of these the values are held
+            self._keeper = CellKeeper(snapshot.files.summaries, question, parts, self._starts)
 
     def _always(self) -> set[str]:
         """Return the columns that each row group is read with, besides those of filters."""
@@ -105,9 +110,26 @@ class _Reader:
         with RowScan(self._snapshot, self._question.project, self._filters, self._times) as scan:
             for piece in scan.pieces:
                 self._snapshot.engine.check()
-                if not self._add_known(piece):
+                if not self._add_known(piece) and not self._add_kept(scan, piece):
                     self._add_piece(scan, piece)
         return self._cells
+
+    def _add_kept(self, scan: RowScan, piece: Piece) -> bool:
+        """Add the cells of a piece from what is kept of it, and keep them; False: they are not kept."""
+        if self._keeper is None or not (piece.is_whole and piece.is_within(self._times)):
+            return False
+        first, found = self._interval(piece.sums.time_min), self._keeper.get(piece)
+        if found is None:
+            alone = _Reader(self._snapshot, self._question, self._parts, self._starts, exact=self._is_exact)
+            alone._add_piece(scan, piece)
+            found = packed(alone._cells, first)
+            self._keeper.keep(piece, found)
+            self._snapshot.engine.goes_on = self._keeper.has_room
+        self._groups.update(key for key, _ in found.numbers)
+        if len(self._groups) > MOST_GROUPS:
+            raise TooMany
+        add_to(self._cells, found, first)
+        return True
 
     def _add_known(self, piece: Piece) -> bool:
         """Add what the manifest says of a piece, if that is all there is to know."""

@@ -57,14 +57,30 @@ class Cells:
             counted.add(cells, values)
         except NotCounted:
             raise TooMany from None
+        self._check_counts()
+
+    def add_counts(self, column: str, cells: Numbers, codes: Numbers, counts: Numbers) -> None:
+        """Add counts for approximate quantiles, as `counts` has them."""
+        self._counted.setdefault(column, Histograms()).add_counts(cells, codes, counts)
+        self._check_counts()
+
+    def _check_counts(self) -> None:
         if sum(each.nbytes for each in self._counted.values()) > MOST_BYTES:
             raise TooMany
+
+    def sums(self) -> dict[str, list[int]]:
+        """Return the sums of each part, of all cells."""
+        return {part: _added_up(added, len(self.numbers)) for part, added in self._sums.items()}
+
+    def counts(self) -> dict[str, tuple[Numbers, Numbers, Numbers]]:
+        """Return what was counted of each column: `Histograms.counts`."""
+        return {column: each.counts() for column, each in self._counted.items()}
 
     def close(self) -> "CombinedCells":
         """Return what the cells have."""
         return CombinedCells(
             self.parts,
-            {part: _added_up(added, len(self.numbers)) for part, added in self._sums.items()},
+            self.sums(),
             {
                 column: {cell: Ranks(np.concatenate(cells.pop(cell))) for cell in [*cells]}
                 for column, cells in self._values.items()

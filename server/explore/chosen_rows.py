@@ -57,6 +57,8 @@ class ChosenRows:
         self._descriptor = descriptor
         self._footer = footer
         self._leaves = leaves
+        self._found: tuple[int, int, bytes] | None = None
+        """The column in which rows were found last, by row group and number, until values are read: often its own."""
 
     def find(self, group: int, column: str, texts: Iterable[str]) -> NDArray[np.int64] | None:
         """Return the rows of a row group that have one of some texts; None: pyarrow has to look for them. Raises
@@ -65,13 +67,14 @@ class ChosenRows:
         if kernel is None or len(leaves) != 1 or leaves[0].form != _TEXTS or leaves[0].repeated:
             return None
         about, wanted = self._footer.row_group(group), sorted({text.encode() for text in texts})
-        data, chunk, unpack = self._column(about, leaves[0])
+        data, chunk, unpack = self._column(group, about, leaves[0])
         if data is None:
             return None
         try:
             rows = kernel.rows_with_texts(data, wanted, about.num_rows, chunk.total_uncompressed_size, unpack)
         except _DAMAGED:
             return None
+        self._found = (group, leaves[0].number, data) if rows else None
         return None if rows is None else np.frombuffer(rows, np.int64)
 
     def values(self, group: int, columns: Sequence[str], rows: NDArray[np.int64]) -> list[Values] | None:
@@ -84,7 +87,7 @@ class ChosenRows:
         for name in columns:
             parts: list[Values] = []
             for leaf in self._leaves.get(name, ()):
-                data, chunk, unpack = self._column(about, leaf)
+                data, chunk, unpack = self._column(group, about, leaf)
                 if data is None:
                     return None
                 most, size = chunk.total_uncompressed_size, chunk.num_values
@@ -101,16 +104,21 @@ class ChosenRows:
                 found.append(parts[0] if len(parts) == 1 else _pairs(*parts))
             except _DAMAGED:
                 return None
+        self._found = None
         return found
 
-    def _column(self, about: Any, leaf: Leaf) -> tuple[bytes | None, Any, Any]:
+    def _column(self, group: int, about: Any, leaf: Leaf) -> tuple[bytes | None, Any, Any]:
         """Return the bytes of a column of a row group, what the footer says of it, and what unpacks its pages; None
         instead of bytes: it is written in another form."""
         chunk = about.column(leaf.number)
         if leaf.form < 0 or chunk.compression not in _UNPACKERS:
             return None, chunk, None
         start = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
-        return os.pread(self._descriptor, chunk.total_compressed_size, start), chunk, _UNPACKERS[chunk.compression]
+        if self._found is not None and self._found[:2] == (group, leaf.number):
+            data = self._found[2]
+        else:
+            data = os.pread(self._descriptor, chunk.total_compressed_size, start)
+        return data, chunk, _UNPACKERS[chunk.compression]
 
 
 def _pairs(keys: Values, items: Values) -> Values:

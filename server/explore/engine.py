@@ -35,6 +35,9 @@ ADVICE: Final = (
     "session or user"
 )
 
+AGAIN: Final = "ask again, which goes on behind what was added up so far"
+"""The same for a question that keeps what it has read."""
+
 Row = tuple[Any, ...]
 
 _numbers: Final = itertools.count()
@@ -75,6 +78,8 @@ class Engine:
         self._is_stopped = False
         self._deadline: float | None = None
         self._sources: list[str] = []
+        self.goes_on = False
+        """Whether the question goes on where it was when it is asked again."""
 
     def fork(self, timeout: float | None) -> "Engine":
         """Return an engine for another question, with a connection of its own; `close` it."""
@@ -125,7 +130,8 @@ class Engine:
         self._connection.interrupt()
 
     def _too_long(self) -> Refused:
-        return Refused("query_too_heavy", f"The question took longer than {self.timeout:g} s; {ADVICE}")
+        advice = f"{AGAIN}, or {ADVICE}" if self.goes_on else ADVICE
+        return Refused("query_too_heavy", f"The question took longer than {self.timeout:g} s; {advice}")
 
     # --- statements --------------------------------------------------------------------------------------------------
 

@@ -61,13 +61,28 @@ class Histograms:
             codes[is_small] = 0
         if int(codes.max()) >= _PAGES * _PAGE:
             raise NotCounted
+        self._add(cells, codes, 1)
+
+    def add_counts(self, cells: Numbers, codes: Numbers, counts: Numbers) -> None:
+        """Add what `counts` has returned; cells of other numbers may stand for the same ones."""
+        if len(cells):
+            self._add(cells, codes, counts)
+
+    def counts(self) -> tuple[Numbers, Numbers, Numbers]:
+        """Return cells, codes of rounded numbers, below 2**14, and how often each is there: at least once."""
+        homes = np.flatnonzero(self._pages >= 0)
+        counts = self._counts.reshape(-1, _PAGE)[self._pages[homes]]
+        rows, places = np.nonzero(counts)
+        return homes[rows] // _PAGES, homes[rows] % _PAGES * _PAGE + places, counts[rows, places]
+
+    def _add(self, cells: Numbers, codes: Numbers, counts: Numbers | int) -> None:
         self._reserve(int(cells.max()) + 1)
         homes = cells * _PAGES + (codes >> BITS)
         pages = self._pages[homes]
         if int(pages.min()) < 0:
             self._add_pages(np.unique(homes[pages < 0]))
             pages = self._pages[homes]
-        np.add.at(self._counts, pages * _PAGE + (codes & (_PAGE - 1)), 1)
+        np.add.at(self._counts, pages * _PAGE + (codes & (_PAGE - 1)), counts)
 
     def _reserve(self, cells: int) -> None:
         if len(self._pages) < cells * _PAGES:

@@ -24,7 +24,8 @@ class KeptSummaries:
     """The most recently used summaries; for any threads, which do not change them."""
 
     def __init__(self, most: int = MOST_BYTES) -> None:
-        self._most = most
+        self.most = most
+        """Bytes."""
         self._items: OrderedDict[SummaryKey, tuple[Any, int]] = OrderedDict()
         self._lock = threading.Lock()
         self.bytes = 0
@@ -43,11 +44,11 @@ class KeptSummaries:
         with self._lock:
             _, freed = self._items.pop(key, (None, 0))
             self.bytes -= freed
-            if size + FIXED > self._most:
+            if size + FIXED > self.most:
                 return
             self._items[key] = summary, size + FIXED
             self.bytes += size + FIXED
-            while self.bytes > self._most:
+            while self.bytes > self.most:
                 _, (_, freed) = self._items.popitem(last=False)
                 self.bytes -= freed
 

@@ -7,7 +7,7 @@ condition does not need are read of the rows of the answer only.
 """
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from processor.core.kernel.loaded import kernel
 from processor.event_store.schema import SCHEMA
-from server.explore.chosen_rows import Values, table_of
 from server.explore.conditions import Condition, instant, is_plain, within
 from server.explore.engine import Engine
 from server.explore.questions import Filters, Order, Times
+from server.explore.row_table import RowTable
 from server.explore.segment_files import Groups, OpenFile, plain
 from server.explore.snapshot import Piece, Snapshot, ids_of
 
@@ -195,16 +195,16 @@ class RowScan:
         return self._tables_with_ids(spans, sorted(columns)) if self._ids else [self._table(spans, sorted(columns))]
 
     def _tables_with_ids(self, spans: Sequence[RowSpan], names: list[str]) -> Iterator[Any]:
-        rows, sources = _RowTable(names, self._same), [np.empty(0, np.int64)]
+        rows, sources = RowTable(names), [np.empty(0, np.int64)]
         for number, span in enumerate(spans):
             self._engine.check()
             found = self._rows_with_ids(span)
             if len(found):
-                rows.add(self._file(span.piece), span.group, found)
+                rows.add(self._file(span.piece), span.group, found, self._same)
                 sources.append(found + (number << _GROUP))
             if rows.count and (rows.count > GATHERED or number == len(spans) - 1):
                 yield rows.table().append_column("source", pa.array(np.concatenate(sources)))
-                rows, sources = _RowTable(names, self._same), []
+                rows, sources = RowTable(names), []
 
     def _rows_with_ids(self, span: RowSpan) -> NDArray[np.int64]:
         """Return the rows of a row group, by their numbers in it, that have the ids asked for."""
@@ -238,7 +238,7 @@ class RowScan:
         for number in sorted(range(len(found)), key=lambda number: found[number].row):
             each = found[number]
             by_file.setdefault(each.piece.segment.id, {}).setdefault(each.group, []).append(number)
-        chosen = _RowTable(columns, self._same)
+        chosen = RowTable(columns)
         tables: list[Any] = []
         numbers: list[int] = []
         last: list[int] = []
@@ -251,7 +251,7 @@ class RowScan:
             for group, members in groups.items():
                 self._engine.check()
                 rows = np.array([found[number].row for number in members], np.int64)
-                chosen.add(self._file(found[members[0]].piece), group, rows)
+                chosen.add(self._file(found[members[0]].piece), group, rows, self._same)
                 last += members
         tables += [chosen.table()] if last else []
         return pa.concat_tables(tables).take(pa.array(np.argsort(numbers + last)))
@@ -448,46 +448,6 @@ _KEY: Final = "epoch_us(timestamp), log_partition, log_offset, log_index"
 def _sorting(order: Order) -> str:
     down = " DESC" if order == "desc" else ""
     return ", ".join(f"{column}{down}" for column in ("timestamp", "log_partition", "log_offset", "log_index"))
-
-
-class _RowTable:
-    """Rows of many row groups, as a table in the order in which they were added."""
-
-    def __init__(self, columns: Sequence[str], known: Mapping[str, str]) -> None:
-        """`known`: columns that need not be read, and the text that all rows have there."""
-        self.count = 0
-        self._columns = [*columns]
-        self._known = {name: text for name, text in known.items() if name in columns}
-        self._read = [name for name in columns if name not in self._known]
-        self._begin_values()
-        self._tables: list[Any] = []
-
-    def _begin_values(self) -> None:
-        self._valued = 0
-        self._values: dict[str, Values] = {name: [] for name in self._columns}
-
-    def add(self, opened: OpenFile, group: int, rows: NDArray[np.int64]) -> None:
-        """Add rows of a row group, which are ascending."""
-        self.count += len(rows)
-        values = opened.values(group, self._read, rows)
-        if values is None:
-            self._end_values()
-            self._tables.append(opened.take(group, self._columns, rows))
-            return
-        self._valued += len(rows)
-        for name, each in zip(self._read, values, strict=True):
-            self._values[name] += each
-
-    def _end_values(self) -> None:
-        if self._valued:
-            found = self._values | {name: [text] * self._valued for name, text in self._known.items()}
-            self._tables.append(table_of(self._columns, [found[name] for name in self._columns]))
-            self._begin_values()
-
-    def table(self) -> Any:
-        """Return what was added; at least one row was."""
-        self._end_values()
-        return pa.concat_tables(self._tables)
 
 
 def _next_size(groups: int, found: int, missing: int) -> int:

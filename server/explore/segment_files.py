@@ -6,7 +6,7 @@ one here; scans of whole files are DuckDB's (`engine`).
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -116,11 +116,11 @@ class OpenFile:
             return pa.table({cost_column.NAME: costs})
         return self.read(group, rest).append_column(cost_column.NAME, costs)
 
-    def find(self, group: int, wanted: Mapping[str, Iterable[str]]) -> NDArray[np.int64]:
+    def find(self, group: int, wanted: Mapping[str, Collection[str]]) -> NDArray[np.int64]:
         """Return the rows of a row group that have, in each of some columns, one of some texts: ascending."""
         found: NDArray[np.int64] | None = None
         for column, texts in wanted.items():
-            rows = self._rows_with(group, column, [*texts])
+            rows = self._rows_with(group, column, [*texts]) if texts else np.empty(0, np.int64)
             found = rows if found is None else np.intersect1d(found, rows, assume_unique=True)
             if not len(found):
                 break

@@ -71,14 +71,18 @@ class _Ids:
 
     def numbers(self, texts: Any) -> Places:
         """Return the numbers of some texts, new ones for new texts; -1 for null."""
-        texts = texts.combine_chunks()
-        found = pc.index_in(texts, value_set=self.texts)
-        new = texts.filter(pc.and_(pc.is_null(found), pc.is_valid(texts))).unique()
-        if len(new):
-            self.texts = pa.concat_arrays([self.texts, new])
-            found = pc.index_in(texts, value_set=self.texts)
-        numbers: Places = pc.if_else(pc.is_valid(texts), found, -1).to_numpy()
-        return numbers
+        coded = texts.combine_chunks().dictionary_encode()
+        # All texts are looked for among the few, not the few among all: a table of 800,000 takes 0.3 s to make.
+        there = pc.indices_nonzero(pc.is_in(self.texts, value_set=coded.dictionary))
+        places = pc.index_in(coded.dictionary, value_set=self.texts.take(there))
+        new, size = places.is_null().to_numpy(zero_copy_only=False), len(self.texts)
+        numbers = np.full(len(new) + 1, -1, np.int32)  # the last one is that of null
+        numbers[:-1][~new] = there.to_numpy()[places.drop_null().to_numpy()]
+        if new.any():
+            numbers[:-1][new] = np.arange(size, size + np.count_nonzero(new), dtype=np.int32)
+            self.texts = pa.concat_arrays([self.texts, coded.dictionary.filter(pa.array(new))])
+        found: Places = numbers[coded.indices.fill_null(-1).to_numpy()]
+        return found
 
     def having(self, numbers: Places) -> Truths:
         """Return of each text whether its number is among some, in which -1 stands for none."""

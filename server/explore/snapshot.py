@@ -25,7 +25,8 @@ from server.errors import Refused
 from server.explore.conditions import FIRST, Condition, condition, within
 from server.explore.engine import Engine
 from server.explore.questions import Filters, Kinds, Times
-from server.explore.segment_files import Groups, OpenFile, SegmentFile, SegmentFiles
+from server.explore.row_table import RowTable
+from server.explore.segment_files import Groups, SegmentFile, SegmentFiles
 from server.explore.sums import number_json
 
 INDEXED: Final[dict[str, Kind]] = {"event_id": "event", "trace_id": "trace", "session_id": "session", "user_id": "user"}
@@ -395,24 +396,24 @@ class Snapshot:
             return None
         where, inside = self.condition(project, EVERYTHING, ALWAYS, pieces), within(times)
         names = sorted({*columns, *where.columns, *inside.columns})
-        tables, rows = [pa.schema([SCHEMA.field(name) for name in names]).empty_table()], 0
+        rows = RowTable(names)
         for piece, by_group in far:
-            opened = self.file(piece).opened()
+            opened, known = self.file(piece).opened(), _known_of(piece)
             for group, ids in by_group.items():
                 self.engine.check()
                 place = (piece.segment.id, group)
-                column = sought.column if through is None else through
                 if through is None:
-                    ids -= whole.get(place, set())
+                    rows.add(opened, group, opened.find(group, {sought.column: ids - whole.get(place, set())}), known)
                 else:
-                    ids = whole[place] = {*_having(opened, group, sought.column, ids, [through])[through].to_pylist()}
-                tables.append(_having(opened, group, column, ids, names))
-                rows += len(tables[-1])
-                if rows > GATHERED:
+                    found = RowTable([through])
+                    found.add(opened, group, opened.find(group, {sought.column: ids}))
+                    whole[place] = {*found.table()[through].to_pylist()}
+                    rows.add(opened, group, opened.find(group, {through: whole[place]}), known)
+                if rows.count > GATHERED:
                     opened.close()
                     return None
             opened.close()
-        source, listed = self.engine.register(pa.concat_tables(tables)), ", ".join(names)
+        source, listed = self.engine.register(rows.table()), ", ".join(names)
         sql = f"SELECT {listed} FROM {source} WHERE {where.sql} AND NOT ({inside.sql})"
         return Relation(sql, [*where.params, *inside.params], ())
 
@@ -568,9 +569,8 @@ def _sums_of(segment: Segment, project: str) -> ProjectSums | None:
     return found[0] if found and found[0].project == project else None
 
 
-def _having(opened: OpenFile, group: int, column: str, ids: set[str], names: Sequence[str]) -> Any:
-    """Return some columns of the rows of a row group that have one of some ids in a column."""
-    rows = opened.find(group, {column: ids}) if ids else np.empty(0, np.int64)
-    if not len(rows):
-        return pa.schema([SCHEMA.field(name) for name in names]).empty_table()
-    return opened.take(group, names, rows)
+def _known_of(piece: Piece) -> dict[str, str | int]:
+    """Return columns of which all rows of a piece have the same value, and that value."""
+    if len(piece.segment.projects) > 1:
+        return {}
+    return {"project": piece.sums.project, "log_partition": piece.segment.partition}

@@ -6,13 +6,14 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import click
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from tests.bench import (
     baseline,
@@ -96,6 +97,7 @@ BASELINES: Final = {"baseline": "textbook", "postgres": "PostgreSQL"}
     "--ids", "id_count", default=100_000_000, show_default=True, type=click.IntRange(500_000), help="Ids of row `ids`."
 )
 @click.option("--event-store", type=click.Path(path_type=Path), help="Made by tools.make_segments.")
+@click.option("--question-seconds", default=60.0, show_default=True, help="When row event-reads gives a question up.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every run's figures to this file.")
 @click.option("--dir", "parent", type=click.Path(path_type=Path, exists=True), help="Where the logs lie meanwhile.")
 def main(
@@ -105,6 +107,7 @@ def main(
     overload_seconds: float,
     id_count: int,
     event_store: Path | None,
+    question_seconds: float,
     json_file: Path | None,
     parent: Path | None,
 ) -> None:
@@ -116,6 +119,7 @@ def main(
         with progress_console.status(f"making {events:,} events"):
             bench = Bench(Path(directory), Corpus(Path(directory), events), ids=id_count)
         bench.overload_seconds, bench.event_store = overload_seconds, event_store
+        bench.question_seconds = question_seconds
         conditions["traffic"] = (
             f"{bench.corpus.count:,} events a run, {bench.corpus.truth.unique:,} unique, "
             f"{len(bench.corpus.truth.users):,} users x 8 models; {runs} runs"
@@ -140,7 +144,9 @@ def _measure(bench: Bench, chosen: list[str], runs: int, progress: Progress) -> 
         for number in range(1 if name in LONG else runs):
             rate = row.median(RATE)
             so_far = f", so far {rate:,.0f} events/s" if rate else ""
-            progress.update(task, description=f"{title}, run {number + 1}{so_far}")
+            doing = f"{title}, run {number + 1}{so_far}"
+            bench.say = partial(_say, progress, task, doing)
+            progress.update(task, description=doing)
             gc.collect()
             try:
                 row.runs.append(measure(bench))
@@ -154,6 +160,12 @@ def _measure(bench: Bench, chosen: list[str], runs: int, progress: Progress) -> 
                 break
             progress.advance(task)
     progress.update(task, description="done")
+
+
+def _say(progress: Progress, task: TaskID, doing: str, what: str) -> None:
+    progress.update(task, description=f"{doing}: {what}")
+    if not progress.console.is_terminal:  # where only the last description is shown
+        progress.console.print(f"{doing}: {what}")
 
 
 def _columns() -> tuple[Any, ...]:

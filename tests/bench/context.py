@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -61,6 +61,10 @@ class Bench:
         """With how many the id index is filled."""
         self.event_store: Path | None = None
         """A data directory of `tools.make_segments`, for the row `event-reads`; None: it makes one of a million."""
+        self.question_seconds = 60.0
+        """After how long row `event-reads` gives a question up."""
+        self.say: Callable[[str], object] = lambda what: None
+        """Told what a long row does now."""
         self.rows: dict[str, Row] = {}
         """What has been measured so far."""
 

@@ -1,5 +1,6 @@
 """A few rows of a row group by the kernel are those that pyarrow reads, and so are what cannot be read."""
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from processor.event_store.row_groups import Packing
 from processor.event_store.schema import SCHEMA
 from server.errors import Refused
 from server.explore import chosen_rows
+from server.explore.row_table import RowTable
 from server.explore.segment_files import OpenFile, SegmentFile
 from tests.fuzz.chosen_twins import compare
 from tests.support.event_store import random_row, table_of
@@ -133,3 +135,45 @@ def test_rows_in_another_order_are_a_fault_of_ours() -> None:
         kernel.rows_with_texts(b"", [b"b", b"a"], 9, 100, None)
     assert kernel.rows_of_column(b"", np.array([1]), 9, 9, 100, 0, 0, 1, 0, None) is None
     assert kernel.rows_with_texts(b"", [b"a"], 9, 100, None) is None
+
+
+@pytest.mark.parametrize("is_compiled", [pytest.param(True, marks=needs_kernel), False])
+def test_rows_that_are_gathered_are_those_that_were_added(
+    is_compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, table = stored(tmp_path)
+    if not is_compiled:
+        monkeypatch.setattr(chosen_rows, "kernel", None)
+    opened, columns = SegmentFile(path).opened(), ["user_id", "project", "cost_usd", "tags"]
+    assert RowTable(columns).table().equals(table.select(columns).slice(0, 0))
+    known: dict[str, str | int] = {"project": "a", "model": "it is not asked for"}
+    added = [[7, 2999], [], [0], [*range(0, 2400, 4)], [5, 6, 8]]  # the fourth are too many to read one by one
+    for given in ({}, known):
+        gathered = RowTable(columns)
+        for rows in added:
+            gathered.add(opened, 0, np.array(rows, np.int64), given)
+        wanted = table.select(columns).take(pa.array([row for rows in added for row in rows], pa.int64()))
+        assert gathered.count == len(wanted)
+        assert gathered.table().combine_chunks().equals(wanted.combine_chunks())
+    opened.close()
+
+
+@needs_kernel
+def test_a_column_in_which_rows_were_found_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, table = stored(tmp_path)
+    opened, reads, pread = SegmentFile(path).opened(), list[int](), os.pread
+
+    def read(file: int, size: int, start: int) -> bytes:
+        reads.append(start)
+        return pread(file, size, start)
+
+    monkeypatch.setattr(os, "pread", read)
+    rows = opened.find(0, {"user_id": ["user-1", "user-2"]})
+    wanted = table["user_id"].to_pylist()
+    for number in range(2):  # then it is read anew: it is not held for ever
+        values = opened.values(0, ["user_id"], rows)
+        assert values == [[wanted[row] for row in rows]]
+        assert len(reads) == 1 + number
+    assert opened.find(0, {"user_id": []}).tolist() == []
+    assert len(reads) == 2
+    opened.close()

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from processor.core.clock import EPOCH, HOUR
 from server.errors import Refused
-from server.explore import aggregation, cell_reader, cells, metrics
-from server.explore.engine import Engine
+from server.explore import aggregation, cell_reader, cells, kept_cells, metrics
+from server.explore.engine import AGAIN, Engine
 from server.explore.metric_params import GROUPS, PLAIN_MEASURES, SCORES, STATISTICS
 from server.explore.metrics import answer_metrics
 from server.explore.questions import Filters, Interval, MetricsQuestion, Times
@@ -365,6 +365,118 @@ def test_events_that_manifests_count_are_not_counted_again(
     monkeypatch.setattr(metrics, "read_cells", read)
     ask(store, engine, **asked)
     assert taken == [not many]
+
+
+def pieces_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the segments whose rows metrics read from now on."""
+    found: list[str] = []
+    add = cell_reader._Reader._add_piece  # noqa: SLF001 - the place where they are read
+
+    def add_piece(reader: Any, scan: Any, piece: Any) -> None:
+        found.append(piece.segment.id)
+        add(reader, scan, piece)
+
+    monkeypatch.setattr(cell_reader._Reader, "_add_piece", add_piece)  # noqa: SLF001
+    return found
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> StoreDirectory:
+    """A store of six segments in four days, of which nothing is kept."""
+    rng, made = random.Random(5), StoreDirectory(tmp_path / "events")
+    for number in range(6):
+        at = NOON + number * DAY // 2
+        made.append([random_row(rng, timestamp=at + rng.randrange(DAY)) for _ in range(60)], partition=number % 2)
+    return made
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"measures": ("cost_usd", "requests", "latency_ms:p95", "ttft_ms:p50"), "group_by": ("model", "tag:team")},
+        {"measures": ("input_tokens", "errors"), "group_by": ("status",), "limit": 1},
+        {"measures": ("cost_usd:avg", "unpriced"), "filters": Filters(equal={"model": ("gpt-4o", None)}, kinds="all")},
+        {"measures": ("latency_ms:p50", "requests"), "filters": Filters(tags=(("team", "search"),))},
+    ],
+    ids=["two keys", "other", "a filter", "a tag"],
+)
+@pytest.mark.parametrize("interval", ["none", "hour", "day", "month"])
+def test_whole_segments_are_added_up_once(
+    asked: dict[str, Any], interval: str, fresh: StoreDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aggregation, "EXACT", 1)
+    engine, asked = fresh.engine(), {**asked, "interval": interval, "tz": "Asia/Kolkata"}
+    first = ask(fresh, engine, **asked)
+    read = pieces_of(monkeypatch)
+    assert ask(fresh, engine, **asked) == first
+    assert read == []
+    within = {**asked, "times": Times(NOON + 7 * HOUR, None)}  # cuts some of the segments
+    found = ask(fresh, engine, **within)
+    assert 0 < len({*read}) < 6
+    monkeypatch.setattr(cell_reader, "CellKeeper", lambda *given: None)
+    assert found == ask(fresh, engine, **within)
+    assert first == ask(fresh, engine, **asked)
+    engine.close()
+
+
+def test_another_question_has_cells_of_its_own(fresh: StoreDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, read = fresh.engine(), pieces_of(monkeypatch)
+    plain: dict[str, Any] = {"measures": ("requests", "cost_usd"), "group_by": ("model",), "interval": "day"}
+    others: list[dict[str, Any]] = [
+        {"tz": "Asia/Kolkata"},
+        {"filters": Filters(kinds="span")},
+        {"filters": Filters(unequal={"model": ("gpt-4o",)})},
+        {"group_by": ("status",)},
+        {"measures": ("requests",)},
+        {"project": "other"},
+    ]
+    for other in ({}, *others, {"interval": "hour"}):
+        del read[:]
+        check(fresh, engine, **plain | other)
+        assert len(read) == 6 or other.get("project") == "other"
+    del read[:]
+    check(fresh, engine, **plain, sort="cost_usd", limit=1)
+    assert read == []
+    engine.close()
+
+
+def test_exact_quantiles_are_not_kept(fresh: StoreDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, read = fresh.engine(), pieces_of(monkeypatch)
+    for _ in range(2):
+        check(fresh, engine, measures=("latency_ms:p95",), group_by=("model",))
+    assert len(read) == 12
+    assert fresh.files.summaries.bytes == 0
+    engine.close()
+
+
+@pytest.mark.parametrize("share", [0.5, 0.0001], ids=["room", "room for some"])
+def test_a_question_that_took_too_long_goes_on_where_it_was(
+    share: float, fresh: StoreDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_cells, "SHARE", share)
+    asked: dict[str, Any] = {"measures": ("requests", "cost_usd"), "group_by": ("model",)}
+    engine, read, check_time = fresh.engine(), pieces_of(monkeypatch), Engine.check
+
+    def check_one(engine: Engine) -> None:
+        if len(read) > 4:
+            engine._deadline = 0.0  # noqa: SLF001 - its time is over
+        check_time(engine)
+
+    monkeypatch.setattr(Engine, "check", check_one)
+    with pytest.raises(Refused) as raised:
+        ask(fresh, engine, **asked)
+    assert raised.value.reason == "query_too_heavy"
+    assert (AGAIN in str(raised.value)) == (share > 0.1)
+    engine.close()
+    monkeypatch.setattr(Engine, "check", check_time)
+    engine = fresh.engine()
+    del read[:]
+    check(fresh, engine, **asked)
+    assert len(read) == 2 if share > 0.1 else 2 < len(read) < 6
+    first = [*read]
+    check(fresh, engine, **asked)  # what is kept is not driven out by what is not
+    assert read == first if share > 0.1 else read == 2 * first
+    engine.close()
 
 
 @pytest.mark.parametrize("tz", ["UTC", "Asia/Kolkata", "America/New_York", "Pacific/Chatham", "Australia/Lord_Howe"])

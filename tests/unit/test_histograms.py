@@ -26,6 +26,13 @@ def test_ranks_are_those_of_the_sorted_numbers_within_a_five_hundredth(
         )
     ordered = sorted(value for batch in batches for cell, value in batch if cell in cells)
     found = counted.at(sorted(cells), PERCENTS)
+    copied = Histograms()
+    for _ in range(2):
+        copied.add_counts(*counted.counts())  # twice as many of each: the ranks are the same
+    assert copied.at(sorted(cells), PERCENTS) == found
+    of_cells, codes, counts = counted.counts()
+    assert counts.sum() == sum(map(len, batches))
+    assert len({*zip(of_cells.tolist(), codes.tolist(), strict=True)}) == len(counts)
     assert [*found] == [*PERCENTS]
     for percent, value in found.items():
         if not ordered:

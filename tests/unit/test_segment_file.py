@@ -1,6 +1,7 @@
 """Segments on the disk: their rows in order, what their manifests say of them, the index of their ids, and merging."""
 
 import json
+import os
 import random
 import tracemalloc
 from collections import Counter, defaultdict
@@ -281,6 +282,40 @@ def test_an_index_of_many_pages_finds_all_and_little_else(tmp_path: Path) -> Non
         has_the_entries(index, "trace", some)
     has_the_entries(index, "user", texts[::100])
     assert index.row_groups("user", "everywhere") == []
+
+
+def test_a_look_up_reads_a_page_and_keeps_no_file_open_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder = IndexBuilder()
+    for group in range(8):
+        builder.add(group, "trace", id_index.text_hashes([f"{group}-{number}" for number in range(id_index.PAGE)]))
+    (tmp_path / "a.idx").write_bytes(builder.encode())
+    index, read, pread = SegmentIndex(tmp_path / "a.idx"), list[int](), os.pread
+    (tmp_path / "a.idx").unlink()  # by a merge, or by retention
+
+    def counted(file: int, size: int, start: int) -> bytes:
+        read.append(size)
+        return pread(file, size, start)
+
+    monkeypatch.setattr(os, "pread", counted)
+    assert 5 in index.row_groups("trace", "5-77")
+    assert sum(read) <= 2 * 6 * id_index.PAGE  # the hash may be the first one of the second page
+    descriptor = index._file  # noqa: SLF001 - nothing else says whether it is closed
+    del index
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+
+
+def test_an_index_that_has_shrunk_since_it_was_opened_is_damaged(tmp_path: Path) -> None:
+    builder = IndexBuilder()
+    builder.add(0, "trace", id_index.text_hashes(["t"]))
+    path = tmp_path / "a.idx"
+    path.write_bytes(builder.encode())
+    index = SegmentIndex(path)
+    os.truncate(path, path.stat().st_size - 1)
+    with pytest.raises(IndexDamaged, match="checksum"):
+        index.row_groups("trace", "t")
 
 
 def test_users_of_many_pages_are_told_apart_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
