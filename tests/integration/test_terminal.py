@@ -94,8 +94,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def piped(directory: Path, *arguments: str | bytes, **variables: str) -> "subprocess.CompletedProcess[bytes]":
-    """Python decides at its start what it makes of a locale: with one it is started, without one forked."""
-    if not variables.keys() & (ASCII.keys() | LATIN.keys()):
+    """Forked, in a locale of `LOCALES` from a process that was started in it; in another Python is started."""
+    if "LC_ALL" not in variables or variables in LOCALES.values():
         return cli_host.run(arguments, environment(directory) | variables, Path(__file__).resolve().parents[2])
     return subprocess.run(
         [sys.executable, "-m", "server", *arguments],

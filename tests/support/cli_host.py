@@ -37,6 +37,8 @@ from tests.support.patience import PROCESS_PATIENCE
 ROOT: Final = Path(__file__).resolve().parents[2]
 CLOCK: Final = "CHAOS_CLOCK"
 """The variable with the file of a clock that a test turns (see `clock`)."""
+LOCALE: Final = ("LC_ALL", "PYTHONUTF8", "PYTHONCOERCECLOCALE", "PYTHONIOENCODING")
+"""The variables by which Python decides at its start what it makes of text."""
 LARGEST: Final = 1 << 20
 """Bytes of a question."""
 FDS: Final = 4
@@ -64,8 +66,8 @@ LOADED: Final = (
 """What the host has for those who become one of these."""
 
 _lock = threading.Lock()
-_hosts: dict[tuple[int, bool], tuple[socket.socket, "subprocess.Popen[bytes]"]] = {}
-"""The hosts of a process, the usual one, and one whose programs go by the clock that their variables name."""
+_hosts: dict[tuple[object, ...], tuple[socket.socket, "subprocess.Popen[bytes]"]] = {}
+"""The hosts of a process: by locale, and whether their programs go by the clock that their variables name."""
 
 
 class Command:
@@ -87,13 +89,13 @@ class Command:
         """
         self._said, theirs = os.pipe()
         question = {
-            "arguments": [os.fsdecode(each) for each in arguments],
+            "arguments": [os.fsencode(each).decode(errors="surrogateescape") for each in arguments],
             "variables": dict(variables),
             "directory": str(directory),
             "files": files,
         }
         try:
-            _ask(json.dumps(question).encode(), [*streams, theirs], has_clock=CLOCK in variables)
+            _ask(json.dumps(question).encode(), [*streams, theirs], variables)
         finally:
             os.close(theirs)
         self._lock = threading.Lock()
@@ -194,11 +196,13 @@ def run(
     return subprocess.CompletedProcess(list(arguments), code, *written)
 
 
-def _ask(question: bytes, descriptors: list[int], *, has_clock: bool) -> None:
+def _ask(question: bytes, descriptors: list[int], variables: Mapping[str, str]) -> None:
+    has_clock = CLOCK in variables
+    locale = {name: variables[name] for name in LOCALE if name in variables} if "PYTHONUTF8" in variables else {}
     with _lock:
-        place = os.getpid(), has_clock
+        place = os.getpid(), has_clock, *locale.items()
         if place not in _hosts:
-            _hosts[place] = _start(has_clock=has_clock)
+            _hosts[place] = _start(locale, has_clock=has_clock)
             atexit.register(_end, os.getpid(), *_hosts[place])
         host, _ = _hosts[place]
         fds = array.array("i", descriptors).tobytes()
@@ -211,13 +215,14 @@ def _end(owner: int, host: socket.socket, process: "subprocess.Popen[bytes]") ->
         process.wait(PROCESS_PATIENCE)
 
 
-def _start(*, has_clock: bool) -> tuple[socket.socket, "subprocess.Popen[bytes]"]:
+def _start(locale: Mapping[str, str], *, has_clock: bool) -> tuple[socket.socket, "subprocess.Popen[bytes]"]:
     """Start the host; it ends when this process does, for then nobody holds the other end of its socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in (ours, theirs):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGEST)
     with theirs:
         variables = {name: value for name, value in os.environ.items() if not name.startswith("SPENDSTREAM_")}
+        variables |= locale
         if not has_clock:
             variables.pop(CLOCK, None)
         command = [sys.executable, "-m", "tests.support.cli_host", str(theirs.fileno())]
@@ -272,7 +277,8 @@ def _wait_for(question: dict[str, Any], fds: list[int]) -> NoReturn:
             resource.setrlimit(resource.RLIMIT_NOFILE, (question["files"], question["files"]))
         for module, name, own in ((asyncio, "create_subprocess_exec", _start_role), (os, "execv", _replace)):
             setattr(module, name, own)
-        _become(["-m", "server", *question["arguments"]], question["variables"])
+        arguments = [os.fsdecode(each.encode(errors="surrogateescape")) for each in question["arguments"]]
+        _become(["-m", "server", *arguments], question["variables"])
     for fd in streams:
         os.close(fd)
     os.write(said, b"%d\n" % pid)
@@ -288,9 +294,12 @@ def _become(command: Sequence[str], variables: Mapping[str, str]) -> NoReturn:
         os.environ.clear()
         os.environ.update(variables)
         _wait_without_threads()
-        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for as long as the process
-        sys.stdout = open(1, "w", closefd=False, buffering=1 if os.isatty(1) else -1)  # noqa: SIM115
-        sys.stderr = open(2, "w", closefd=False, buffering=1, errors="backslashreplace")  # noqa: SIM115
+        # With the encodings that Python has chosen for the host, and for as long as the process.
+        streams = (sys.stdin, sys.stdout, sys.stderr)
+        texts: list[dict[str, Any]] = [{"encoding": each.encoding, "errors": each.errors} for each in streams]
+        sys.stdin = open(0, closefd=False, **texts[0])  # noqa: SIM115
+        sys.stdout = open(1, "w", closefd=False, buffering=1 if os.isatty(1) else -1, **texts[1])  # noqa: SIM115
+        sys.stderr = open(2, "w", closefd=False, buffering=1, **texts[2])  # noqa: SIM115
         _run_module(command)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)

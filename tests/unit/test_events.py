@@ -7,7 +7,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import pytest
@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processor.core.clock import LAST, format_timestamp
+from processor.core.kernel.loaded import RUNNING
 from server.errors import Refused
 from server.explore import chosen_rows, row_scan
 from server.explore.engine import Engine
@@ -94,25 +95,34 @@ def test_walk_is_what_the_filters_say_in_order(
     assert {page["total"] for page in found} == {len(wanted)}
 
 
-@pytest.mark.parametrize("is_compiled", [True, False])
-@pytest.mark.parametrize("size", [1, 8, 50])
+@pytest.fixture(scope="module", params=[1, 8, 50])
+def grouped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> StoreDirectory:
+    """Events of three users, in groups of so many rows."""
+    rng = random.Random(request.param)
+    made = StoreDirectory(tmp_path_factory.mktemp("grouped") / "events", group_rows=request.param)
+    users = ["rare", *["u1"] * 4, *["u2"] * 15]
+    for number in range(8):
+        rows = [random_row(rng, user_id=rng.choice(users), model=rng.choice(["a", "b"])) for _ in range(16)]
+        made.append(rows, partition=number % 2)
+    made.merge(0, 0, 3)
+    made.expire(1)
+    return made
+
+
+WITHOUT: Final = pytest.mark.skipif(RUNNING == "pure", reason="the compiled kernel does not run")
+
+
+@pytest.mark.parametrize("is_compiled", [pytest.param(True, marks=WITHOUT), False])
 @pytest.mark.parametrize(("few", "gathered"), [(512, 65_536), (1, 3), (512, 10)])
 def test_pages_of_one_user_are_the_same_however_their_rows_are_read(
-    size: int, few: int, gathered: int, is_compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    grouped: StoreDirectory, few: int, gathered: int, is_compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not is_compiled:
         for module in (chosen_rows, row_scan):
             monkeypatch.setattr(module, "kernel", None)
     monkeypatch.setattr(chosen_rows, "FEW", few)
     monkeypatch.setattr(row_scan, "GATHERED", gathered)
-    rng = random.Random(size)
-    store = StoreDirectory(tmp_path / "events", group_rows=size)
-    users = ["rare", *["u1"] * 4, *["u2"] * 15]
-    for number in range(8):
-        rows = [random_row(rng, user_id=rng.choice(users), model=rng.choice(["a", "b"])) for _ in range(40)]
-        store.append(rows, partition=number % 2)
-    store.merge(0, 0, 3)
-    store.expire(1)
+    rng, store = random.Random(few + gathered), grouped
     engine = store.engine()
     others: list[dict[str, tuple[str, ...]]] = [{}, {"model": ("a",)}, {"session_id": ("s1", "s2")}]
     for user, more in itertools.product(("rare", "u1", "u2"), others):
