@@ -1,24 +1,27 @@
 """The role `worker`: `python -m processor`. Settings come from the environment and the TOML file."""
 
-import asyncio
-import gc
-import json
-import signal
-import sys
-import time
-from typing import Any, Final
+from processor.lean_imports import without_collections
 
-from processor import lifeline, logs, open_files, restart, tracing
-from processor.app import Application
-from processor.core.kernel.loaded import RUNNING
-from processor.core.visible import visible_lines
-from processor.log.embedded.checkpointer import Checkpointer
-from processor.log.errors import LogError, LogUnavailable
-from processor.log.file_lock import FileLock
-from processor.settings import Settings, SettingsError, load
-from processor.state.rebuild import remove_scratch
-from processor.structured_log import get_logger
-from processor.wall_clock import now
+with without_collections():
+    import asyncio
+    import gc
+    import json
+    import signal
+    import sys
+    import time
+    from typing import Any, Final
+
+    from processor import lifeline, logs, open_files, restart, tracing
+    from processor.app import Application
+    from processor.core.kernel.loaded import RUNNING
+    from processor.core.visible import visible_lines
+    from processor.log.embedded.checkpointer import Checkpointer
+    from processor.log.errors import LogError, LogUnavailable
+    from processor.log.file_lock import FileLock
+    from processor.settings import Settings, SettingsError, load
+    from processor.state.rebuild import remove_scratch
+    from processor.structured_log import get_logger
+    from processor.wall_clock import now
 
 LOCK_PATIENCE: Final = 5.0
 """Seconds to wait for an earlier worker that is ending."""

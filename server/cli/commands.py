@@ -11,6 +11,7 @@ import click
 
 from processor import lifeline, memory
 from processor.core.visible import visible, visible_lines
+from processor.lean_imports import without_collections
 from processor.log.errors import LogError
 from processor.settings import Settings, SettingsError
 from server.cli import output
@@ -89,8 +90,9 @@ def api(**flags: Any) -> None:
     """
     if lifeline.VARIABLE not in os.environ:
         _warn_of_memory("api")
-    from processor import logs, tracing
-    from server import api as role
+    with without_collections():
+        from processor import logs, tracing
+        from server import api as role
 
     settings = load_or_exit(ServerSettings, flags)
     logs.configure(settings, "api")
@@ -130,9 +132,10 @@ def query(**flags: Any) -> None:
 
     They start it by themselves.
     """
-    from processor import logs
-    from server.explore import process
-    from server.explore.query_bounds import QueryBounds
+    with without_collections():
+        from processor import logs
+        from server.explore import process
+        from server.explore.query_bounds import QueryBounds
 
     settings = load_or_exit(ServerSettings, flags)
     bounds = QueryBounds(settings.query_memory, settings.query_threads, settings.query_timeout, settings.store_min_free)

@@ -207,7 +207,7 @@ async def test_a_flipped_bit_that_a_start_sees_has_the_index_built_again(tmp_pat
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to a limit of its addresses")
 async def test_a_server_runs_within_a_limit_of_its_addresses(tmp_path: Path) -> None:
     traffic = make_traffic(8, 3_000, duplicates=0)
-    with server(tmp_path / "data", start=False) as started:
+    with server(tmp_path / "data", start=False, as_shipped=True) as started:
         started.launch()
         resource.prlimit(started.process.pid, resource.RLIMIT_AS, (LIMIT, LIMIT))
         started.wait_ready()

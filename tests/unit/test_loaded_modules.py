@@ -1,11 +1,12 @@
 """What a role must not load before it is ready: it is CPU at each start, and memory for as long as the role runs."""
 
+import gc
 import subprocess
 import sys
 
 import pytest
 
-from processor.lean_imports import stand_ins, without
+from processor.lean_imports import stand_ins, without, without_collections
 
 SERVER = {"aiohttp", "duckdb", "grpc", "prometheus_client", "pyarrow"}
 STREAM = {"aiokafka", "confluent_kafka", "faust"}
@@ -26,6 +27,18 @@ def test_a_role_loads_nothing_that_it_does_not_use(module: str, unused: set[str]
     code = f"import sys, {module}; print(*sorted(set(sys.modules) & set({sorted(unused | NEVER)})))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_no_garbage_is_looked_for_while_modules_are_loaded() -> None:
+    frozen = gc.get_freeze_count()
+    try:
+        with without_collections():
+            assert not gc.isenabled()
+            loaded: list[list[int]] = [[]]
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > frozen, f"{loaded} is walked again and again"
+    finally:
+        gc.unfreeze()
 
 
 def test_a_module_is_absent_inside_of_the_block_only() -> None:
