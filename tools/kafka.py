@@ -39,6 +39,8 @@ from tools.tied_process import STOP_PATIENCE, NotStarted, TiedProgram, tied
 HOST: Final = "127.0.0.1"
 JVM: Final = ("-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
 START_PATIENCE: Final = 180.0
+EXERCISE_PATIENCE: Final = 10.0
+"""Seconds within which a broker that runs has its own topics; without them its archive of classes is a smaller one."""
 
 SETTINGS: Final[Mapping[str, str]] = {
     "process.roles": "broker,controller",
@@ -71,14 +73,13 @@ SETTINGS: Final[Mapping[str, str]] = {
     "background.threads": "2",
 }
 
-LOGGING: Final = """\
-rootLogger.level = WARN
-rootLogger.appenderRef.out.ref = out
-appender.out.type = Console
-appender.out.name = out
-appender.out.layout.type = PatternLayout
-appender.out.layout.pattern = [%d] %p %m (%c)%n
-"""
+LOGGING: Final = (
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss,SSS",
+    # Kafka asks log4j for the levels of its loggers: there is none to change.
+    "-Dlog4j.provider=org.apache.logging.log4j.simple.internal.SimpleProvider",
+)
 
 
 @dataclass(frozen=True)
@@ -168,14 +169,11 @@ class Broker(TiedProgram):
         assert not self.is_running, "it runs already"
         if not is_free(self._port):
             raise NotStarted(f"port {self._port} is taken: another broker may be running there")
-        program = [java(), *self._jvm, "-cp", f"{jars(self._home)}/*"]
+        program = [java(), *self._jvm, *LOGGING, "-cp", f"{jars(self._home)}/*"]
         archive = class_archive(self._home)
         if archive.exists():  # of another build of Java it is passed over: no word of that in the log
             program[1:1] = [f"-XX:SharedArchiveFile={archive}", "-Xshare:auto", "-Xlog:cds*=off"]
         self.directory.mkdir(parents=True, exist_ok=True)
-        logging = self.directory / "log4j2.properties"
-        logging.write_text(LOGGING)
-        program.insert(1, f"-Dlog4j2.configurationFile={logging}")
         if self.security is not None:
             _certify(self.security.authority)
         config = self.directory / "server.properties"
@@ -193,6 +191,27 @@ class Broker(TiedProgram):
                 self.kill()
                 raise NotStarted(f"the broker {was}; the end of {self.log_path}:\n{self.log()[-3000:]}")
             time.sleep(0.05)
+
+    def exercise(self) -> bool:
+        """Make it do what it does for a transaction and for a group, so that Java has loaded the classes for it.
+
+        Returns whether it has done so in time.
+
+        Its own topics are made (FindCoordinator, version 1, of a group and of a transactional id), the second one is
+        written to (InitProducerId, version 0) and read from (Fetch, version 4).
+        """
+        name, topic = struct.pack(">h", 5) + b"probe", b"__transaction_state"
+        for kind in (0, 1):
+            _ask(self._port, 10, 1, name + bytes([kind]))
+        fetched = struct.pack(">iiiibih", -1, 0, 1, 1 << 20, 1, 1, len(topic)) + topic
+        deadline = time.monotonic() + EXERCISE_PATIENCE
+        while time.monotonic() < deadline:
+            (failed,) = struct.unpack_from(">4xh", _ask(self._port, 22, 0, name + struct.pack(">i", 1000)))
+            if not failed:
+                answer = _ask(self._port, 1, 4, fetched + struct.pack(">iiqi", 1, 0, 0, 1 << 20))
+                return topic in answer
+            time.sleep(0.1)  # no coordinator yet
+        return False
 
     def __enter__(self) -> Self:
         return self if self.is_running else self.start()
@@ -295,19 +314,25 @@ def _new_id() -> str:
 def answers(port: int) -> bool:
     """Whether a broker takes requests on this port and counts itself among the living.
 
-    Asks for the list of brokers (Metadata, version 1, as in Kafka's protocol guide): a port that is open says nothing
-    yet, and a broker that has just started is not in the list until the controller lets it take part.
+    Asks for the list of brokers (Metadata, version 1): a port that is open says nothing yet, and a broker that has just
+    started is not in the list until the controller lets it take part.
     """
-    client = b"probe"
-    body = struct.pack(">hhih", 3, 1, 0, len(client)) + client + struct.pack(">i", 0)  # 0 topics
     try:
-        with socket.create_connection((HOST, port), timeout=2) as connection:
-            connection.sendall(struct.pack(">i", len(body)) + body)
-            with connection.makefile("rb") as answer:
-                _size, _correlation, brokers = struct.unpack(">iii", answer.read(12))
+        brokers, *_ = struct.unpack_from(">i", _ask(port, 3, 1, struct.pack(">i", 0)))  # 0 topics
     except (OSError, struct.error):
         return False
     return bool(brokers > 0)
+
+
+def _ask(port: int, api: int, version: int, body: bytes) -> bytes:
+    """Send a request (Kafka's protocol guide, header version 1), and return the answer behind its header."""
+    client = b"probe"
+    request = struct.pack(">hhih", api, version, 0, len(client)) + client + body
+    with socket.create_connection((HOST, port), timeout=2) as connection:
+        connection.sendall(struct.pack(">i", len(request)) + request)
+        with connection.makefile("rb") as answer:
+            size, _correlation = struct.unpack(">ii", answer.read(8))
+            return answer.read(size - 4)
 
 
 def make_archive(home: Path = HOME) -> None:
@@ -324,6 +349,7 @@ def make_archive(home: Path = HOME) -> None:
             made = Path(scratch) / archive.name
             broker = Broker(Path(scratch) / "broker", jvm=[f"-XX:ArchiveClassesAtExit={made}"], home=home)
             broker.start(2 * START_PATIENCE)
+            broker.exercise()
             if broker.stop(2 * STOP_PATIENCE) and made.exists():
                 part = archive.with_suffix(".part")
                 shutil.copyfile(made, part)

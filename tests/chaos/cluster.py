@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from processor.log.kafka.config import KafkaAccess
+from processor.log.topics import PREFIX
 from tests.support.server import KEY, Server, run_cli
 from tools.kafka import Broker
 
@@ -19,14 +21,29 @@ WATCH: Final = 0.2
 
 
 class Cluster:
-    """A broker, two APIs and two workers, each with a data directory of its own. For clients it is one server."""
+    """A broker, two APIs and two workers, each with a data directory of its own. For clients it is one server.
+
+    On a broker that is `shared` it has the names below `prefix` to itself, and leaves that running.
+    """
 
     key = KEY
 
-    def __init__(self, directory: Path, rng: random.Random, apis: int = 2, workers: int = 2) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        rng: random.Random,
+        apis: int = 2,
+        workers: int = 2,
+        shared: Broker | None = None,
+        prefix: str = PREFIX,
+    ) -> None:
         self.directory = directory
         self._rng = rng
-        self.broker = Broker(directory / "broker")
+        self._is_shared = shared is not None
+        self.broker = shared or Broker(directory / "broker")
+        self.access = KafkaAccess(self.broker.bootstrap, prefix=prefix)
+        self.log: Final[dict[str, Any]] = {"broker": self.broker.url, "kafka_prefix": prefix}
+        """The settings that say where the log is."""
         self.apis = [self._server("api", number) for number in range(apis)]
         self.workers = [self._server("worker", number) for number in range(workers)]
         self.held: set[Server] = set()
@@ -38,9 +55,9 @@ class Cluster:
         return Server(
             self.directory / f"{role}-{number}",
             role,
-            broker=self.broker.url,
             partitions=PARTITIONS,
             max_lag=5,
+            **self.log,
             **settings,
         )
 
@@ -66,7 +83,7 @@ class Cluster:
         return self._rng.choice([api for api in self.apis if api.http])
 
     def cli(self, *arguments: str, timeout: float = 60.0) -> "subprocess.CompletedProcess[str]":
-        return run_cli(self.directory / "cli", *arguments, timeout=timeout, broker=self.broker.url)
+        return run_cli(self.directory / "cli", *arguments, timeout=timeout, **self.log)
 
     # --- life -------------------------------------------------------------------------------------------------------
 
@@ -76,7 +93,8 @@ class Cluster:
 
     def start(self) -> None:
         """Start all of it and wait until it is ready."""
-        self.broker.start()
+        if not self._is_shared:
+            self.broker.start()
         for server in self.everyone:
             server.launch()
         for server in self.everyone:
@@ -102,11 +120,12 @@ class Cluster:
         return wrong
 
     def kill(self) -> None:
-        """SIGKILL to all of it."""
+        """SIGKILL to all of it, but for a broker that is shared."""
         for server in self.everyone:
             with contextlib.suppress(Exception):
                 server.kill_all()
-        self.broker.kill()
+        if not self._is_shared:
+            self.broker.kill()
 
     def tail(self) -> str:
         """The ends of all logs."""
@@ -114,9 +133,9 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster(directory: Path, rng: random.Random, **sizes: int) -> AsyncIterator[Cluster]:
-    """A cluster for the length of the block; nothing of it is left after."""
-    made = Cluster(directory, rng, **sizes)
+async def cluster(directory: Path, rng: random.Random, **options: Any) -> AsyncIterator[Cluster]:
+    """A cluster for the length of the block, see `Cluster` for the options; no process of it is left after."""
+    made = Cluster(directory, rng, **options)
     (directory / "cli").mkdir(parents=True, exist_ok=True)
     watching: asyncio.Task[None] | None = None
     try:

@@ -10,9 +10,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from processor.log.kafka.config import KafkaAccess
 from processor.log.kafka.log import KafkaLog
 from tests.chaos import faults
 from tests.chaos.cluster import PARTITIONS, Cluster, cluster
@@ -157,7 +156,7 @@ async def _index(run: Run) -> None:
 
 async def _put_poison(run: Run, kind: str) -> None:
     def put() -> None:
-        log = KafkaLog(KafkaAccess(run.cluster.broker.bootstrap), create=False)
+        log = KafkaLog(run.cluster.access, create=False)
         faults.put(log, faults.poison(kind, run.rng.randrange(log.partitions), log.partitions))
         log.close()
 
@@ -190,8 +189,7 @@ async def _partitions(run: Run) -> None:
     run.happened("a start with another partition count", felt=False)
     for command in ("worker", "api"):
         directory = run.cluster.directory / f"other-{command}"
-        url = run.cluster.broker.url
-        done = await asyncio.to_thread(run_cli, directory, command, broker=url, partitions=PARTITIONS + 1)
+        done = await asyncio.to_thread(run_cli, directory, command, partitions=PARTITIONS + 1, **run.cluster.log)
         if done.returncode != REFUSED or f"has {PARTITIONS} partition(s), not {PARTITIONS + 1}" not in done.stderr:
             run.report.differences.append(f"{command}, other partitions: {done.returncode} {done.stderr[-300:]}")
 
@@ -269,8 +267,9 @@ async def run_row(
     short: bool = False,
     times: int | None = None,
     say: Callable[[str], None] = lambda _: None,
+    **options: Any,
 ) -> Report:
-    """One run of a row; `times` failures instead of its own number."""
+    """One run of a row; `times` failures instead of its own number. `options` are those of the cluster."""
     rng = random.Random(seed)
     report = Report(row, seed)
     began = time.monotonic()
@@ -285,7 +284,7 @@ async def run_row(
     try:
         held = what.around(directory)
         with held as clock:
-            await _run(what, times, traffic, pace, tally, report, rng, directory, say, clock, short=short)
+            await _run(what, times, traffic, pace, tally, report, rng, directory, say, clock, options, short=short)
     except CannotRun as error:
         report.skipped = str(error)
     report.seconds = time.monotonic() - began
@@ -303,10 +302,11 @@ async def _run(
     directory: Path,
     say: Callable[[str], None],
     clock: Clock | None,
+    options: dict[str, Any],
     *,
     short: bool,
 ) -> None:
-    async with cluster(directory, random.Random(report.seed)) as made:
+    async with cluster(directory, random.Random(report.seed), **options) as made:
         recovery = Recovery(made, tally, report.recoveries)
         run = Run(made, rng, report, recovery, say, short, clock)
         sending = asyncio.create_task(clients.send(made, traffic, tally, pace))

@@ -4,7 +4,6 @@ import asyncio
 import json
 import random
 import uuid
-from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -24,8 +23,6 @@ from tests.support.server import KEY, Server, run_cli, server, wait_until
 from tools.kafka import Broker
 
 pytestmark = pytest.mark.slow
-
-OwnBroker = Callable[..., Broker]
 
 
 def cli(at: Server, *command: str) -> Any:
@@ -117,9 +114,8 @@ async def test_a_budget_is_told_once_on_every_way_through_a_crash(tmp_path: Path
             assert await call(started, "GET", KEY) | {"asOf": ""} == {"budgets": [], "asOf": ""}
 
 
-@pytest.mark.kafka
-async def test_two_front_ends_on_kafka_tell_the_same(own_broker: OwnBroker, tmp_path: Path) -> None:
-    async with cluster(tmp_path / "cluster", random.Random(1), workers=1) as made:
+async def test_two_front_ends_on_kafka_tell_the_same(kafka: Broker, prefix: str, tmp_path: Path) -> None:
+    async with cluster(tmp_path / "cluster", random.Random(1), workers=1, shared=kafka, prefix=prefix) as made:
         done = await asyncio.to_thread(
             made.cli, "budgets", "set", "--usd", "1", "--window", "month", "--thresholds", "50,100", "--json"
         )

@@ -29,46 +29,64 @@ from tests.support.patience import PROCESS_PATIENCE
 from tests.support.product import E0, EACH, Product
 from tests.support.segments import cut_off, flushes
 from tests.support.server import Server, losses_in, run_cli, server, wait_until
+from tools.kafka import Broker
 
 
 def test_what_is_lost_is_made_anew_or_named(own_broker: OwnBroker, tmp_path: Path) -> None:
     """One after the other, on one broker: each part leaves a product that is whole."""
-    product = Product(own_broker().start(), tmp_path / "worker")
-    product.send(8)
-    product.work()
-    assert product.counted() == 8 * EACH
-    rows_and_claims_are_made_anew(product, tmp_path)
+    broker = own_broker().start()
+    product = Product(broker, tmp_path / "worker")
+    rows, claims = (Product(broker, tmp_path / name / "worker", f"{name}.") for name in ("rows", "claims"))
+    for each in (product, rows, claims):
+        each.send(8)
+        each.work()
+        assert each.counted() == 8 * EACH
+    rows_and_claims_lose_their_ends(broker, product, rows, claims)
+    rows_and_claims_lose_their_beginnings(product)
     events_that_lost_their_end_are_named(product)
     beginnings_are_named_or_refused(product)
 
 
-def rows_and_claims_are_made_anew(product: Product, tmp_path: Path) -> None:
-    def check(what: str) -> None:
-        product.work()
-        assert product.counted() == product.sent * EACH, what
-        product.counts_no_copy(what)
-        assert product.differences(tmp_path) == [], what
-        assert product.lost() == [], what
+def check(product: Product, what: str) -> None:
+    """Whatever was lost is there again, and counts once."""
+    product.work()
+    assert product.counted() == product.sent * EACH, what
+    product.counts_no_copy(what)
+    assert product.differences(product.directory.parent) == [], what
+    assert product.lost() == [], what
 
-    # the rows lost their end: the group's offset is beyond it
-    product.cut((ROWS, flushes(product.broker, ROWS, 0)[7]))
-    check("end of the rows")
-    # the claims lost theirs; the ids of this worker are ahead of them
-    product.cut((CLAIMS, flushes(product.broker, CLAIMS, 0)[-4]))
-    check("end of the claims")
-    # both, and the next worker has no ids
-    product.cut((CLAIMS, flushes(product.broker, CLAIMS, 0)[-6]), (ROWS, flushes(product.broker, ROWS, 0)[-3]))
+
+def rows_and_claims_lose_their_ends(broker: Broker, both: Product, rows: Product, claims: Product) -> None:
+    ends: dict[Product, list[tuple[str, int]]] = {
+        rows: [(ROWS, rows.flushes(ROWS)[7])],
+        claims: [(CLAIMS, claims.flushes(CLAIMS)[-4])],
+        both: [(CLAIMS, both.flushes(CLAIMS)[-6]), (ROWS, both.flushes(ROWS)[-3])],
+    }
+    for product in ends:
+        product.log.close()
+    broker.kill()
+    for product, cuts in ends.items():
+        for topic, offset in cuts:
+            cut_off(broker, product.access.wire(topic), 0, offset)
+    broker.start()
+    for product, cuts in ends.items():
+        product.reopen(*cuts)
+    check(rows, "end of the rows: the group's offset is beyond it")
+    check(claims, "end of the claims: the ids of this worker are ahead of them")
+    both.forget_ids()
+    check(both, "ends of both, and the next worker has no ids")
+    for product in (rows, claims):
+        product.log.close()
+
+
+def rows_and_claims_lose_their_beginnings(product: Product) -> None:
+    product.behead(ROWS, product.flushes(ROWS)[5])
+    check(product, "beginning of the rows")
     product.forget_ids()
-    check("ends of both")
-    # both lost their beginning
-    product.behead(ROWS, flushes(product.broker, ROWS, 0)[5])
-    check("beginning of the rows")
-    product.forget_ids()
-    product.behead(CLAIMS, flushes(product.broker, CLAIMS, 0)[5])
-    check("beginning of the claims")
-    # all of it
+    product.behead(CLAIMS, product.flushes(CLAIMS)[5])
+    check(product, "beginning of the claims")
     product.behead(ROWS, product.log.end(TopicPartition(ROWS, 0)))
-    check("all rows")
+    check(product, "all rows")
 
 
 def events_that_lost_their_end_are_named(product: Product) -> None:

@@ -118,8 +118,10 @@ def test_a_broker_that_is_away_is_an_error_that_passes(own_broker: OwnBroker) ->
     log.close()
 
 
-@pytest.mark.kafka
-async def test_killed_workers_lose_and_repeat_nothing(own_broker: OwnBroker, tmp_path: Path) -> None:
+async def test_killed_workers_lose_and_repeat_nothing(kafka: Broker, prefix: str, tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(10**6)
-    report = await run_row("kafka-worker", seed=seed, events=8_000, times=3, directory=tmp_path / "cluster")
+    place = tmp_path / "cluster"
+    report = await run_row(
+        "kafka-worker", seed=seed, events=8_000, times=3, directory=place, shared=kafka, prefix=prefix
+    )
     assert report.is_exact, f"seed {seed}: {report}"

@@ -65,6 +65,16 @@ async def test_what_is_produced_is_consumed(kafka: Broker) -> None:
     assert await consume(kafka.bootstrap, topic, 2) == [b"one", b"two"]
 
 
+async def test_what_makes_the_archive_of_classes_goes_through_a_transaction(kafka: Broker) -> None:
+    assert kafka.exercise()
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    await admin.start()
+    try:
+        assert {"__transaction_state", "__consumer_offsets"} <= set(await admin.list_topics())
+    finally:
+        await admin.close()
+
+
 async def test_a_topic_is_not_made_by_a_misspelling(kafka: Broker) -> None:
     producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, request_timeout_ms=1_000)
     await producer.start()

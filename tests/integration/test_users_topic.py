@@ -4,7 +4,6 @@ import asyncio
 import json
 import random
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,13 @@ from tests.support.server import server, wait_until
 from tests.support.traffic import make_traffic
 from tools.kafka import Broker
 
-OwnBroker = Callable[..., Broker]
 
-
-@pytest.mark.kafka
-async def test_it_equals_the_list_after_kills_and_a_rebalance(own_broker: OwnBroker, tmp_path: Path) -> None:
+async def test_it_equals_the_list_after_kills_and_a_rebalance(kafka: Broker, prefix: str, tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(10**6)
     traffic = make_traffic(seed, 10_000, conflicts=20)
     pace = Pace(traffic.events, rate=500, reserve=traffic.events // 4)
     tally = Tally()
-    async with cluster(tmp_path / "cluster", random.Random(seed)) as made:
+    async with cluster(tmp_path / "cluster", random.Random(seed), shared=kafka, prefix=prefix) as made:
         sending = asyncio.create_task(clients.send(made, traffic, tally, pace))
         await asyncio.sleep(2)
         await asyncio.to_thread(made.workers[0].kill_all)
@@ -49,18 +45,17 @@ async def test_it_equals_the_list_after_kills_and_a_rebalance(own_broker: OwnBro
         async with reader(made.apis[0]) as tables:
             tables.page = 1000
             assert await tables.differences(traffic.truth, exact_duplicates=False, details=20) == [], f"seed {seed}"
-            found = await users_topic.differences(made.broker.bootstrap, tables)
+            found = await users_topic.differences(kafka.bootstrap, tables, topic=f"{prefix}users")
             assert found == [], f"seed {seed}\n{made.tail()}"
         assert any(worker.entries("users.taken_over") for worker in made.workers)
         made.held.update(made.everyone)
         assert await asyncio.to_thread(made.stop) == []
 
 
-@pytest.mark.kafka
-async def test_a_worker_that_stood_still_cannot_put_an_old_row_back(own_broker: OwnBroker, tmp_path: Path) -> None:
+async def test_a_worker_that_stood_still_cannot_put_an_old_row_back(kafka: Broker, prefix: str, tmp_path: Path) -> None:
     traffic = make_traffic(12, 9_000)
     pace = Pace(traffic.events, rate=200, reserve=traffic.events // 4)
-    async with cluster(tmp_path / "cluster", random.Random(12)) as made:
+    async with cluster(tmp_path / "cluster", random.Random(12), shared=kafka, prefix=prefix) as made:
         zombie, other = made.workers
         sending = asyncio.create_task(clients.send(made, traffic, Tally(), pace))
         await asyncio.sleep(2)
@@ -79,7 +74,7 @@ async def test_a_worker_that_stood_still_cannot_put_an_old_row_back(own_broker: 
         async with reader(made.apis[0]) as tables:
             tables.page = 1000
             assert await tables.differences(traffic.truth, exact_duplicates=False, details=5) == []
-            assert await users_topic.differences(made.broker.bootstrap, tables) == [], made.tail()
+            assert await users_topic.differences(kafka.bootstrap, tables, topic=f"{prefix}users") == [], made.tail()
 
 
 async def test_a_fenced_owner_and_what_it_left_behind_do_not_win(kafka: Broker, prefix: str, tmp_path: Path) -> None:
