@@ -19,8 +19,8 @@ from processor.core.kernel.loaded import kernel
 from processor.event_store.schema import SCHEMA
 from server.explore.conditions import Condition, instant, is_plain, within
 from server.explore.engine import Engine
+from server.explore.gathered_rows import GatheredRows
 from server.explore.questions import Filters, Order, Times
-from server.explore.row_table import RowTable
 from server.explore.segment_files import Groups, OpenFile, plain
 from server.explore.snapshot import Piece, Snapshot, ids_of
 
@@ -195,7 +195,7 @@ class RowScan:
         return self._tables_with_ids(spans, sorted(columns)) if self._ids else [self._table(spans, sorted(columns))]
 
     def _tables_with_ids(self, spans: Sequence[RowSpan], names: list[str]) -> Iterator[Any]:
-        rows, sources = RowTable(names), [np.empty(0, np.int64)]
+        rows, sources = GatheredRows(names), [np.empty(0, np.int64)]
         for number, span in enumerate(spans):
             self._engine.check()
             found = self._rows_with_ids(span)
@@ -204,7 +204,7 @@ class RowScan:
                 sources.append(found + (number << _GROUP))
             if rows.count and (rows.count > GATHERED or number == len(spans) - 1):
                 yield rows.table().append_column("source", pa.array(np.concatenate(sources)))
-                rows, sources = RowTable(names), []
+                rows, sources = GatheredRows(names), []
 
     def _rows_with_ids(self, span: RowSpan) -> NDArray[np.int64]:
         """Return the rows of a row group, by their numbers in it, that have the ids asked for."""
@@ -238,7 +238,7 @@ class RowScan:
         for number in sorted(range(len(found)), key=lambda number: found[number].row):
             each = found[number]
             by_file.setdefault(each.piece.segment.id, {}).setdefault(each.group, []).append(number)
-        chosen = RowTable(columns)
+        chosen = GatheredRows(columns)
         tables: list[Any] = []
         numbers: list[int] = []
         last: list[int] = []

@@ -24,8 +24,8 @@ from processor.event_store.schema import SCHEMA
 from server.errors import Refused
 from server.explore.conditions import FIRST, Condition, condition, within
 from server.explore.engine import Engine
+from server.explore.gathered_rows import GatheredRows
 from server.explore.questions import Filters, Kinds, Times
-from server.explore.row_table import RowTable
 from server.explore.segment_files import Groups, SegmentFile, SegmentFiles
 from server.explore.sums import number_json
 
@@ -396,7 +396,7 @@ class Snapshot:
             return None
         where, inside = self.condition(project, EVERYTHING, ALWAYS, pieces), within(times)
         names = sorted({*columns, *where.columns, *inside.columns})
-        rows = RowTable(names)
+        rows = GatheredRows(names)
         for piece, by_group in far:
             opened, known = self.file(piece).opened(), _known_of(piece)
             for group, ids in by_group.items():
@@ -405,7 +405,7 @@ class Snapshot:
                 if through is None:
                     rows.add(opened, group, opened.find(group, {sought.column: ids - whole.get(place, set())}), known)
                 else:
-                    found = RowTable([through])
+                    found = GatheredRows([through])
                     found.add(opened, group, opened.find(group, {sought.column: ids}))
                     whole[place] = {*found.table()[through].to_pylist()}
                     rows.add(opened, group, opened.find(group, {through: whole[place]}), known)

@@ -19,7 +19,7 @@ from processor.event_store.row_groups import Packing
 from processor.event_store.schema import SCHEMA
 from server.errors import Refused
 from server.explore import chosen_rows
-from server.explore.row_table import RowTable
+from server.explore.gathered_rows import GatheredRows
 from server.explore.segment_files import OpenFile, SegmentFile
 from tests.fuzz.chosen_twins import compare
 from tests.support.event_store import random_row, table_of
@@ -145,11 +145,11 @@ def test_rows_that_are_gathered_are_those_that_were_added(
     if not is_compiled:
         monkeypatch.setattr(chosen_rows, "kernel", None)
     opened, columns = SegmentFile(path).opened(), ["user_id", "project", "cost_usd", "tags"]
-    assert RowTable(columns).table().equals(table.select(columns).slice(0, 0))
+    assert GatheredRows(columns).table().equals(table.select(columns).slice(0, 0))
     known: dict[str, str | int] = {"project": "a", "model": "it is not asked for"}
     added = [[7, 2999], [], [0], [*range(0, 2400, 4)], [5, 6, 8]]  # the fourth are too many to read one by one
     for given in ({}, known):
-        gathered = RowTable(columns)
+        gathered = GatheredRows(columns)
         for rows in added:
             gathered.add(opened, 0, np.array(rows, np.int64), given)
         wanted = table.select(columns).take(pa.array([row for rows in added for row in rows], pa.int64()))

@@ -12,7 +12,7 @@ from server.explore.chosen_rows import Values, table_of
 from server.explore.segment_files import OpenFile
 
 
-class RowTable:
+class GatheredRows:
     """Rows of many row groups, as a table in the order in which they were added."""
 
     def __init__(self, columns: Sequence[str]) -> None:
