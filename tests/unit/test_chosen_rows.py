@@ -3,6 +3,7 @@
 import os
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from processor.core.kernel.loaded import kernel
-from processor.event_store import segment_file
+from processor.event_store import segment_file, stored_sums
 from processor.event_store.directory_storage import DirectoryStorage
 from processor.event_store.manifest import Segment, segment_id
 from processor.event_store.row_groups import Packing
 from processor.event_store.schema import SCHEMA
+from processor.event_store.stored_sums import DamagedSegment
 from server.errors import Refused
 from server.explore import chosen_rows
 from server.explore.gathered_rows import GatheredRows
@@ -123,6 +125,31 @@ def test_a_damaged_page_is_refused(
     if column in {"user_id", "trace_id"}:
         with pytest.raises(Refused, match="damaged"):
             opened.find(0, {column: ["u1"]})
+
+
+@needs_kernel
+def test_damage_beside_the_rows_of_a_question_is_found_by_the_check_of_files(tmp_path: Path) -> None:
+    """A few rows are read up to the last one asked for: what lies behind it need not be noticed, but gives no other
+    rows, and the digest of the file finds every bit."""
+    path, table = stored(tmp_path)
+    segment = Segment(id=path.stem, partition=0, start=0, end=1, level=0)
+    storage, row = DirectoryStorage(tmp_path), np.array([5])
+    segment = segment_file.write(storage, segment, [table], packing="zstd")
+    columns, wanted = ["trace_id", "user_id"], table.select(["trace_id", "user_id"]).take(row)
+    sound, footer, unnoticed = path.read_bytes(), pq.read_metadata(path), 0
+    stored_sums.check(storage, segment)
+    for number in range(footer.num_columns):
+        chunk = footer.row_group(0).column(number)
+        for step in range(10 if chunk.path_in_schema in columns else 1):
+            damaged = bytearray(sound)
+            damaged[chunk.data_page_offset + step * chunk.total_compressed_size // 12] ^= 1
+            path.write_bytes(damaged)
+            with pytest.raises(DamagedSegment):
+                stored_sums.check(storage, segment)
+            with suppress(Refused):
+                assert SegmentFile(path).opened().take(0, columns, row).equals(wanted)
+                unnoticed += 1
+    assert unnoticed
 
 
 @needs_kernel

@@ -1,6 +1,9 @@
 """What the compiled kernel takes by itself, and how the rest is put beside it; tests/fuzz compares the values."""
 
-from typing import Any
+import itertools
+import time
+from datetime import UTC, datetime
+from typing import Any, Final
 
 import numpy as np
 import pytest
@@ -19,6 +22,10 @@ from tests.support.events import ABSENT, Num, make_event, to_json_line, to_proto
 pytestmark = pytest.mark.skipif(RUNNING == "pure", reason="the compiled kernel does not run")
 
 NOW = 1_790_000_000_000_000
+PRIME_1: Final = 0x9E3779B185EBCA87
+PRIME_2: Final = 0xC2B2AE3D27D4EB4F
+PRIME_3: Final = 0x165667B19E3779F9
+"""Of XXH3."""
 
 
 def given_up(event: dict[str, Any], payload: codec.PayloadFormat = "json", *, lenient: bool = False) -> bool:
@@ -181,3 +188,56 @@ def test_bodies_are_split_as_the_twin_splits_them(pieces: list[bytes], limit: in
         expected, numbers = ndjson.split(body, limit)
     assert type(records) is type(expected)
     assert (list(records), list(lines)) == (list(expected), list(numbers))
+
+
+@pytest.mark.parametrize("payload", ["json", "protobuf"])
+@pytest.mark.parametrize("field", ["user_id", "model"])
+def test_texts_chosen_by_known_hashes_have_places_of_their_own(payload: codec.PayloadFormat, field: str) -> None:
+    """Each looked at all before it; now it would be given up after some looks, for the twin to take."""
+    hour = 490_000  # all that is the same of them: the first provider, operation and status, an environment
+    same = {
+        "timestamp": datetime.fromtimestamp(hour * 3600, UTC).isoformat().replace("+00:00", "Z"),
+        "environment": "e",
+        "provider": "openai",
+        "operation": "chat",
+        "status": "success",
+    }
+    mixed = (xxhash.xxh3_64_intdigest(b"e") * PRIME_2 ^ hour << 12) % 2**64
+    others = [f"{number:x}" for number in range(400)]
+    chosen: list[str] = []
+    for number in itertools.count():
+        text = f"{number:x}"
+        found = xxhash.xxh3_64_intdigest(text.encode())
+        hashed = found * PRIME_1 if field == "user_id" else (found ^ mixed) * PRIME_3
+        if (hashed >> 32) % 1024 == 0:  # the places of so many
+            chosen.append(text)
+            if len(chosen) == len(others):
+                break
+    for texts in (chosen, others):
+        events = [make_event(**same, **{field: text}) for text in texts]
+        records = [to_json_line(e) if payload == "json" else to_proto(e).SerializeToString() for e in events]
+        taken = compiled_rows.take(payload, records, NOW + MAX_FUTURE, lenient=False, beside=False)
+        assert taken is not None
+        assert taken.given_up == []
+
+
+def test_pieces_that_were_chosen_to_have_one_place_cost_no_more_than_a_few_times_what_others_cost() -> None:
+    assert kernel is not None
+    pair = b"abcdefghABCDEFGH", b"abcdefg\xe8ABC\xc4EFG\xc8"  # whose hashes are the same, whatever they begin with
+    chosen = [b"".join(each) for each in itertools.islice(itertools.product(pair, repeat=14), 10_000)]
+    others = [number.to_bytes(16 * 14, "big") for number in range(10_000)]
+
+    def cost(pieces: list[bytes]) -> float:
+        bounds = np.arange(len(pieces) + 1) * len(pieces[0])
+        began = time.thread_time()
+        codes, found = kernel.number_pieces(b"".join(pieces), bounds[:-1].copy(), bounds[1:].copy())
+        took = time.thread_time() - began
+        assert found == pieces
+        assert np.frombuffer(codes, np.int64).tolist() == list(range(len(pieces)))
+        return took
+
+    assert min(cost(chosen) for _ in range(5)) < 10 * min(cost(others) for _ in range(5))
+    ends = np.arange(1, 10_001) * 224
+    ends[-1] += 1
+    with pytest.raises(ValueError, match="piece"):
+        kernel.number_pieces(b"".join(chosen), ends - 224, ends)

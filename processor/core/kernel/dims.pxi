@@ -111,7 +111,7 @@ def number_pieces(bytes packed not None, starts, ends):
     cdef const uint8_t* text = <const uint8_t*>PyBytes_AsString(packed)
     cdef const int64_t* first
     cdef const int64_t* last
-    cdef int64_t count, size = PyBytes_Size(packed), i, slot, mask = 15, known = 0, other
+    cdef int64_t count, size = PyBytes_Size(packed), i, slot, mask = 15, known = 0, other, looks
     cdef int64_t* to
     cdef int32_t* slots = NULL  # place of the first one + 1
     cdef list pieces = []
@@ -127,6 +127,7 @@ def number_pieces(bytes packed not None, starts, ends):
             raise MemoryError
         codes = PyBytes_FromStringAndSize(NULL, 8 * count)
         to = <int64_t*>PyBytes_AsString(codes)
+        looks = LOOKS * count + SOME_LOOKS
         for i in range(count):
             if not 0 <= first[i] <= last[i] <= size:
                 raise ValueError("no piece of the text")
@@ -136,7 +137,12 @@ def number_pieces(bytes packed not None, starts, ends):
                 if last[i] - first[i] == last[other] - first[other]:
                     if memcmp(text + first[i], text + first[other], last[i] - first[i]) == 0:
                         break
+                looks -= 1
+                if looks < 0:
+                    break
                 slot = (slot + 1) & mask
+            if looks < 0:
+                break
             if slots[slot]:
                 to[i] = to[slots[slot] - 1]
                 continue
@@ -144,6 +150,14 @@ def number_pieces(bytes packed not None, starts, ends):
             to[i] = known
             known += 1
             pieces.append(PyBytes_FromStringAndSize(<const char*>text + first[i], last[i] - first[i]))
+        if looks < 0:  # chosen, so as to meet in one place: Python's own hashes are others in every process
+            numbered = {}
+            for i in range(count):
+                if not 0 <= first[i] <= last[i] <= size:
+                    raise ValueError("no piece of the text")
+                piece = PyBytes_FromStringAndSize(<const char*>text + first[i], last[i] - first[i])
+                to[i] = numbered.setdefault(piece, len(numbered))
+            pieces = list(numbered)
         return codes, pieces
     finally:
         close(&views)

@@ -59,11 +59,21 @@ cdef struct Event:  # of one record, as far as a row is made of it
     bint is_span
     bint costs_nothing
 
+cdef enum:
+    LOOKS = 16  # at places of a hash table that others have, a record on average; usual are less than one
+    SOME_LOOKS = 4096
+
+
+# Of others in every process, so that nobody can choose texts whose places are the same: those hashes are known.
+cdef uint64_t SECRET_PLACES = <uint64_t>PyObject_Hash(b"places"), SECRET_FACTOR = <uint64_t>PyObject_Hash(b"factor") | 1
+
+
 cdef struct Work:  # what one call needs
     int32_t size           # records
     uint32_t mask          # of the places in the two hash tables
     int32_t users
     int32_t dims
+    int64_t looks          # that are left: texts whose whole hashes are the same can be chosen, too
     bint lenient           # calls may lack a cost
     bint beside            # cached tokens above the input tokens of a call are added to those
     bint has_spans
@@ -88,6 +98,7 @@ cdef Work* begin(int32_t size, int64_t latest, bint lenient, bint beside) except
     cdef Work* work = <Work*>memory
     memset(work, 0, sizeof(Work))
     work.size, work.mask, work.latest, work.lenient, work.beside = size, slots - 1, latest, lenient, beside
+    work.looks = <int64_t>LOOKS * size + SOME_LOOKS
     work.user = <User*>(memory + sizeof(Work))
     work.dim = <Dim*>(memory + sizeof(Work) + users)
     work.user_slots = <int32_t*>(memory + sizeof(Work) + users + dims)
@@ -113,7 +124,8 @@ cdef inline uint64_t hash_of(const Text* text) noexcept nogil:
 
 
 cdef inline int32_t user_number(Work* work, const Text* text, uint64_t hash) noexcept nogil:
-    cdef uint32_t slot = <uint32_t>(hash * PRIME_1 >> 32) & work.mask
+    # -1: too many have the same place.
+    cdef uint32_t slot = <uint32_t>((hash ^ SECRET_PLACES) * SECRET_FACTOR >> 32) & work.mask
     cdef int32_t number
     cdef User* user
     while work.user_slots[slot]:
@@ -121,6 +133,9 @@ cdef inline int32_t user_number(Work* work, const Text* text, uint64_t hash) noe
         user = work.user + number
         if user.hash == hash and is_same(&user.text, text):
             return number
+        work.looks -= 1
+        if work.looks < 0:
+            return -1
         slot = (slot + 1) & work.mask
     number = work.users
     work.users += 1
@@ -169,14 +184,14 @@ cdef bint hash_dim(Dim* dim) noexcept nogil:
 
 
 cdef inline int32_t dim_number(Work* work, Dim* dim) noexcept nogil:
-    # -1: its strings are too long.
+    # -1: its strings are too long, or too many have the same place.
     cdef uint32_t slot
     cdef int32_t number
     cdef Dim* other
     dim.key = hash_of(&dim.model) ^ (hash_of(&dim.environment) * PRIME_2)
     dim.key ^= (<uint64_t>dim.hour << 12) + (dim.provider << 8) + (dim.operation << 4) + dim.status
     dim.key *= PRIME_3
-    slot = <uint32_t>(dim.key >> 32) & work.mask
+    slot = <uint32_t>((dim.key ^ SECRET_PLACES) * SECRET_FACTOR >> 32) & work.mask
     while work.dim_slots[slot]:
         number = work.dim_slots[slot] - 1
         other = work.dim + number
@@ -186,6 +201,9 @@ cdef inline int32_t dim_number(Work* work, Dim* dim) noexcept nogil:
             and is_same(&other.model, &dim.model) and is_same(&other.environment, &dim.environment)
         ):
             return number
+        work.looks -= 1
+        if work.looks < 0:
+            return -1
         slot = (slot + 1) & work.mask
     if not hash_dim(dim):
         return -1
@@ -228,7 +246,10 @@ cdef bint finish(Event* event, Row* row, Work* work) noexcept nogil:
         return False
     user_hash = hash_of(&event.user)
     row.dim = number
-    row.user = user_number(work, &event.user, user_hash)
+    cdef int32_t user = user_number(work, &event.user, user_hash)
+    if user < 0:
+        return False
+    row.user = user
     row.id[0], row.id[1] = event.id[0], event.id[1]
     row.at, row.cost, row.latency = event.at, event.cost, event.latency
     row.input, row.output, row.cached = event.input, event.output, event.cached
