@@ -51,9 +51,9 @@ def _encode(body: object) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """The value with its decimals as the server writes numbers: all digits, no exponent."""
+    """The value with its decimals as the server writes numbers: all digits, no exponent, no trailing zeros."""
     if isinstance(value, Decimal):
-        return msgspec.Raw(f"{value:f}".encode())
+        return msgspec.Raw(f"{value.normalize():f}".encode())
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
