@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
+from functools import lru_cache
 from itertools import groupby
 from math import ceil
 from statistics import stdev
@@ -50,9 +51,9 @@ def _encode(body: object) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """The value with its decimals as the server writes numbers: all digits, no exponent."""
+    """The value with its decimals as the server writes numbers: all digits, no exponent, no trailing zeros."""
     if isinstance(value, Decimal):
-        return msgspec.Raw(f"{value:f}".encode())
+        return msgspec.Raw(f"{value.normalize():f}".encode())
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -91,6 +92,8 @@ class Query:
         start, end = (request.query.get(name) for name in ("start", "end"))
         self.start = _time(start) if start else (_time(end) if end else now) - timedelta(days=1)
         self.end = _time(end) if end else None
+        texts = [(name, self.all.getall(name, []), self.all.getall(f"{name}!", [])) for name in TEXT_FILTERS]
+        self.texts = [each for each in texts if each[1] or each[2]]
         self.is_by_id = any(self.all.get(name) for name in ("trace_id", "session_id"))
 
     def matches(self, event: Event) -> bool:
@@ -100,8 +103,7 @@ class Query:
             return False
         if self.kinds != "all" and event["kind"] != self.kinds:
             return False
-        for name in TEXT_FILTERS:
-            wanted, unwanted = self.all.getall(name, []), self.all.getall(f"{name}!", [])
+        for name, wanted, unwanted in self.texts:
             value = event.get(name) or ""
             if (wanted and value not in wanted) or value in unwanted:
                 return False
@@ -120,7 +122,9 @@ class Query:
         return True
 
 
+@lru_cache(maxsize=1 << 17)
 def _time(text: str) -> datetime:
+    """Kept: every question reads the time of every event."""
     return datetime.fromisoformat(text)
 
 
