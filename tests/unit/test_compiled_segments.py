@@ -246,3 +246,13 @@ def test_the_least_and_the_greatest_of_a_column_are_those_of_pyarrow(seed: int) 
         kernel.number_bounds(None, bytes(15), 0, 2, 8, False)
     with pytest.raises(ValueError, match="no values"):
         kernel.number_bounds(None, bytes(16), 0, 2, 4, True)
+
+
+@needs_kernel
+def test_event_ids_are_written_like_those_of_the_twin() -> None:
+    assert kernel is not None
+    ids = np.random.default_rng(1).integers(0, 2**63, (50, 2), np.uint64)
+    assert kernel.event_id_texts(ids) == segment_table.id_texts(ids).tobytes()
+    assert kernel.event_id_texts(ids[:0]) == b""
+    with pytest.raises(ValueError, match="another size"):
+        kernel.event_id_texts(bytes(15))
