@@ -16,7 +16,6 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zstandard
 
@@ -179,9 +178,10 @@ def _leaves(field: Any) -> _Leaves:
 
         def map_(column: Any, settings: ColumnSettings) -> Sequence[_Leaf]:
             column = _without_hidden_items(column)
+            names, values = _of_rows(column, column.keys), _of_rows(column, column.items)
             return (
-                keys(column.keys, settings, _nested_pages(column, column.keys, settings, is_key=True)),
-                items(column.items, settings, _nested_pages(column, column.items, settings)),
+                keys(names, settings, _nested_pages(column, names, settings, is_key=True)),
+                items(values, settings, _nested_pages(column, values, settings)),
             )
 
         return map_
@@ -190,7 +190,8 @@ def _leaves(field: Any) -> _Leaves:
 
         def list_(column: Any, settings: ColumnSettings) -> Sequence[_Leaf]:
             column = _without_hidden_items(column)
-            return (elements(column.values, settings, _nested_pages(column, column.values, settings)),)
+            values = _of_rows(column, column.values)
+            return (elements(values, settings, _nested_pages(column, values, settings)),)
 
         return list_
     if pa.types.is_dictionary(kind):
@@ -206,6 +207,13 @@ def _without_hidden_items(column: Any) -> Any:
         if _kernel.hides_items(there, offsets, column.offset, len(column)):
             return column.take(pa.array(np.arange(len(column))))
     return column
+
+
+def _of_rows(column: Any, items: Any) -> Any:
+    """Return the items of the rows of lists or maps: a part of a larger array has those of all its rows."""
+    bounds = np.frombuffer(column.buffers()[1], np.int32)
+    first, last = int(bounds[column.offset]), int(bounds[column.offset + len(column)])
+    return items.slice(first, last - first)
 
 
 def _rows_of_page(page: int, size: int, rows: int) -> int:
@@ -334,18 +342,17 @@ def _no_bounds() -> None:
 
 def _bounds_of(column: Any) -> tuple[bytes, bytes] | None:
     """Return the least and the greatest value of a column as the footer says them."""
-    kind = column.type
-    if column.null_count == len(column):
+    kind, (there, data) = column.type, column.buffers()
+    is_float = pa.types.is_float64(kind)
+    found = _kernel.number_bounds(
+        there if column.null_count else None, data, column.offset, len(column), kind.bit_width // 8, is_float
+    )
+    if found is None:
         return None
+    least, most = found
     if pa.types.is_decimal(kind):
-        return _decimal_bounds(column)
-    if pa.types.is_timestamp(kind):
-        column = column.cast(pa.int64())
-    found = pc.min_max(column)
-    least, most = (found[name].as_py() for name in ("min", "max"))
-    if pa.types.is_float64(kind):
-        if least != least:  # noqa: PLR0124 - no number at all
-            return None
+        return least[_COST_BYTES - 1 :: -1], most[_COST_BYTES - 1 :: -1]
+    if is_float:
         # Of zeros either may be there, whatever the sign.
         return struct.pack("<d", least or -0.0), struct.pack("<d", most or 0.0)
     form = "<i" if kind.bit_width == _NARROW else "<q"
@@ -354,20 +361,6 @@ def _bounds_of(column: Any) -> tuple[bytes, bytes] | None:
 
 def _of_texts(least: bytes, most: bytes) -> tuple[bytes, bytes] | None:
     return (least, most) if max(len(least), len(most)) <= _MOST_BOUND else None
-
-
-def _decimal_bounds(column: Any) -> tuple[bytes, bytes]:
-    wide = np.frombuffer(column.buffers()[1], "<i8").reshape(-1, 2)[column.offset : column.offset + len(column)]
-    if column.null_count:
-        wide = wide[column.is_valid().to_numpy(zero_copy_only=False)]
-    low, high = wide[:, 0].view("<u8"), wide[:, 1]
-    if high.any():
-        order = np.lexsort((low, high))
-        ends = order[0], order[-1]
-    else:
-        ends = low.argmin(), low.argmax()
-    least, most = (wide[place].tobytes()[_COST_BYTES - 1 :: -1] for place in ends)
-    return least, most
 
 
 # --- the footer ------------------------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ from processor.event_store.schema import WRITTEN
 
 MOST_KNOWN: Final = 256
 """Dictionaries of one column that are remembered: each is that of a batch."""
+MOST_PIECES: Final = 1 << 16
+"""Arrays that rows are taken of at once."""
 MOST_LETTERS: Final = 1 << 20
 """Bytes of the texts of these. With more of them the next rows begin a new dictionary, and where the batches of these
 rows have more themselves it is made of what the rows have."""
@@ -178,6 +180,16 @@ def _encoded(name: str, batches: Sequence[TakenBatch], places: _Places) -> Any:
     homes = np.empty(places.size, np.int64)
     homes[order] = np.arange(places.size)
     return pa.concat_arrays(texts).take(pa.array(homes)).dictionary_encode()
+
+
+Texts = tuple[Any, Any, int, int, Any]
+"""Which are there (bits, None: all), where each begins (int32), the first one, how many there are, and the bytes."""
+
+
+def texts(arrays: Sequence[Texts], pieces: NDArray[np.uint16], rows: NDArray[np.integer[Any]]) -> Any:
+    """Return an array of texts: text i is text `rows[i]` of array `pieces[i]`, of at most `MOST_PIECES`."""
+    bits, *rest, nulls = _kernel.take_texts(list(arrays), pieces, np.ascontiguousarray(rows, np.int32))
+    return pa.Array.from_buffers(pa.string(), len(rows), [_buffer(bits), *map(pa.py_buffer, rest)], nulls)
 
 
 def array(found: Any, rows: NDArray[np.int32]) -> Any:

@@ -197,7 +197,7 @@ class FreshMessages:
             self._report(delivered, "its checksum does not match")
             return None
         try:
-            return message.decode(delivered.value or b"")
+            return message.decode(delivered.value or b"", packed_users=True)
         except UnknownVersion as error:
             self.is_stopped = True
             get_logger().error("store.stopped", partition=self.number, offset=delivered.offset, reason=str(error))

@@ -31,7 +31,7 @@ class MessageRows(Struct, gc=False):
     """The events of one message that are kept: what its columns say, and the other values."""
 
     rows: Rows
-    users: list[str | None]
+    users: Sequence[str | None]
     names: list[Names]
     """Of which there are few."""
     named: I64

@@ -10,6 +10,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from processor.core.events.columns import SPAN_FLAG, UNPRICED_FLAG, Rows, concatenated
+from processor.core.events.compiled_rows import PackedUsers
+from processor.core.kernel.loaded import kernel
+from processor.event_store import compiled_take
+from processor.event_store.compiled_take import MOST_PIECES
 from processor.event_store.event_values import COLLECTIONS, COUNTS, MILLIS, TEXTS
 from processor.event_store.rows import I64, Mask, MessageRows
 from processor.event_store.schema import FEW_VALUES, SCHEMA, WRITTEN
@@ -69,6 +73,9 @@ class _Table:
 
     def users(self) -> Any:
         """Return the users that the rows point to: most messages have nearly one a row, so none is looked up."""
+        if kernel is not None and len(self._parts) <= MOST_PIECES:
+            pieces = np.repeat(np.arange(len(self._parts), dtype=np.uint16), self.sizes)[self._order]
+            return compiled_take.texts([_texts_of(part.users) for part in self._parts], pieces, self.rows["user"])
         texts = list(chain.from_iterable(part.users for part in self._parts))
         return pa.array(texts, pa.string()).take(
             pa.array(self._places_in("user", [len(part.users) for part in self._parts]))
@@ -96,6 +103,15 @@ class _Table:
         return found
 
 
+def _texts_of(users: Sequence[str | None]) -> Any:
+    """Return texts as `compiled_take.texts` takes them, without an object for each if they are packed."""
+    if isinstance(users, PackedUsers):
+        return users.there, users.bounds, 0, len(users), users.data
+    found = pa.array(users, pa.string())
+    there, bounds, data = found.buffers()
+    return there, bounds, 0, len(found), data or b""
+
+
 _NAMES: Final = ("provider", "model", "environment", "operation", "status")
 
 
@@ -117,12 +133,18 @@ _DIGITS: Final = np.delete(np.arange(36), _DASHES)
 def _event_ids(rows: Rows) -> Any:
     """Return the ids as text: 32 hex digits and four dashes."""
     size = len(rows)
-    text = np.empty((size, 36), np.uint8)
-    text[:, _DASHES] = ord("-")
-    digits = np.ascontiguousarray(rows["id"]).tobytes().hex().encode()
-    text[:, _DIGITS] = np.frombuffer(digits, np.uint8).reshape(size, 32)
+    ids = np.ascontiguousarray(rows["id"])
+    text = id_texts(ids) if kernel is None else kernel.event_id_texts(ids)
     offsets = np.arange(0, 36 * (size + 1), 36, dtype=np.int32)
     return pa.StringArray.from_buffers(size, pa.py_buffer(offsets), pa.py_buffer(text))
+
+
+def id_texts(ids: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return ids, 16 bytes each, as text: the twin of the kernel's `event_id_texts`."""
+    text = np.empty((len(ids), 36), np.uint8)
+    text[:, _DASHES] = ord("-")
+    text[:, _DIGITS] = np.frombuffer(ids.tobytes().hex().encode(), np.uint8).reshape(len(ids), 32)
+    return text
 
 
 def _times(micros: I64) -> Any:

@@ -104,7 +104,7 @@ def _store(writer: ParquetWriter, values: Sequence[bytes], steps: _Steps, fresh:
     for start in range(0, len(values), size):
         parts = []
         for offset, value in enumerate(values[start : start + size], start=start):
-            decoded = steps.do("decode", message.decode, value)
+            decoded = steps.do("decode", message.decode, value, packed_users=True)
             parts.append(steps.do("read", writer.table_of, decoded, 0, offset, np.ones(len(decoded), np.bool_)))
         segments[0].append(steps.do("write", writer.write, parts, _over(start, start + len(parts)), 0))
         if is_small and (len(segments[0]) == FAN_IN or start + size >= len(values)):

@@ -173,17 +173,22 @@ def _compare_bytes(rng: random.Random) -> None:
     """Damaged bytes of a log: kinds of a message, and keys of rows."""
     names = ["openai", "m", "", "ü", "\U0001f600", "x" * rng.randrange(300)]
     dims = [(rng.choice((0, 127, 500_000, 2**32)), *rng.choices(names, k=5)) for _ in range(rng.randrange(20))]
+    users = rng.choices([None, *names], k=rng.randrange(20))
     keys = [encode([0, "user", "p", rng.choice((None, *names)), rng.randrange(9), *rng.choices(names, k=3)])]
     keys *= rng.randrange(1, 5)
     for _ in range(20):
-        packed, damaged = _damaged(rng, pack(dims)), [_damaged(rng, key) for key in keys]
+        packed, packed_users = _damaged(rng, pack(dims)), _damaged(rng, pack(users))
+        damaged = [_damaged(rng, key) for key in keys]
         said = []
         for way in (nullcontext(), pure()):
             with way:
                 read = _outcome(lambda: list(compiled_rows.read_dims(Raw(packed))))  # noqa: B023 - called at once
+                found = _outcome(
+                    lambda: list(compiled_rows.read_users(Raw(packed_users), stay_packed=True))  # noqa: B023
+                )
                 places = _outcome(lambda: _plain(user_places(0, damaged)))  # noqa: B023 - called at once
-                said.append([read, places])
-        assert said[0] == said[1], (packed, damaged)
+                said.append([read, found, places])
+        assert said[0] == said[1], (packed, packed_users, damaged)
 
 
 def _damaged(rng: random.Random, text: bytes) -> bytes:

@@ -14,7 +14,7 @@ from processor.core.events.ndjson import Lines
 def blocks_of(found: Message) -> list[Block]:
     """What a message was made of: a block for each request, with the dictionaries of the whole message."""
     return [
-        Block([request], found.users, list(found.dims), found.cost_sources, rows.copy(), [records])
+        Block([request], list(found.users), list(found.dims), found.cost_sources, rows.copy(), [records])
         for (request, rows), records in zip(found.by_request(), message.records(found), strict=True)
     ]
 

@@ -1,12 +1,14 @@
 """Segments that the compiled kernel writes: readers find the rows of its twin, and fresh rows are merged unread."""
 
 import random
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -200,3 +202,57 @@ def test_rows_that_are_kept_have_a_bound(tmp_path: Path, monkeypatch: pytest.Mon
     assert [recent.get(name) is table for name in "bcd"] == [False, True, True]
     recent.add("e", pa.concat_tables([table] * 3))
     assert [recent.get(name) is None for name in "cde"] == [True] * 3
+
+
+@needs_kernel
+def test_a_row_group_has_the_items_of_its_own_rows_only() -> None:
+    rows = [
+        make_row(log_index=place, tags={f"key{place}": f"value{place}"}, tools_used=["a"] * 3) for place in range(40)
+    ]
+    table = segment_file.prepared(table_of(rows))
+    parts = [table.slice(0, 10), table.slice(10, 20), table.slice(30)]
+    apart = [segment_file.prepared(table_of(rows[start:end])) for start, end in ((0, 10), (10, 30), (30, 40))]
+    assert written(parts, 300) == written(apart, 300)
+
+
+@needs_kernel
+@pytest.mark.parametrize("seed", range(40))
+def test_the_least_and_the_greatest_of_a_column_are_those_of_pyarrow(seed: int) -> None:
+    assert kernel is not None
+    rng = random.Random(seed)
+    for kind, values in (
+        (pa.int32(), [0, -(2**31), 2**31 - 1, 7]),
+        (pa.timestamp("us", "UTC"), [0, -(2**62), 2**62, 7]),
+        (pa.int64(), [0, -(2**63), 2**63 - 1, 7]),
+        (pa.float64(), [-0.0, 0.0, 1.5, -1e300, float("inf"), float("nan")]),
+        (pa.decimal128(19, 12), [Decimal(0), Decimal("-1.5"), Decimal("1e-12"), Decimal(1234567), Decimal(-7)]),
+    ):
+        column = pa.array(rng.choices([None, *values], k=rng.choice([1, 9, 50])), kind)
+        start = rng.randrange(len(column))
+        column = column.slice(start, rng.randint(0, len(column) - start))
+        there, data = column.buffers()
+        given = there if column.null_count else None, data, column.offset, len(column)
+        found = kernel.number_bounds(*given, kind.bit_width // 8, pa.types.is_float64(kind))
+        expected = pc.min_max(column.cast(pa.int64()) if pa.types.is_timestamp(kind) else column)
+        least, most = expected["min"].as_py(), expected["max"].as_py()
+        if least is None or least != least:  # noqa: PLR0124 - no number at all
+            assert found is None
+        elif pa.types.is_decimal(kind):
+            whole = [int.from_bytes(each, "little", signed=True) for each in found]
+            assert whole == [int(least.scaleb(12)), int(most.scaleb(12))]
+        else:
+            assert found == (least, most)
+    with pytest.raises(ValueError, match="fewer values"):
+        kernel.number_bounds(None, bytes(15), 0, 2, 8, False)
+    with pytest.raises(ValueError, match="no values"):
+        kernel.number_bounds(None, bytes(16), 0, 2, 4, True)
+
+
+@needs_kernel
+def test_event_ids_are_written_like_those_of_the_twin() -> None:
+    assert kernel is not None
+    ids = np.random.default_rng(1).integers(0, 2**63, (50, 2), np.uint64)
+    assert kernel.event_id_texts(ids) == segment_table.id_texts(ids).tobytes()
+    assert kernel.event_id_texts(ids[:0]) == b""
+    with pytest.raises(ValueError, match="another size"):
+        kernel.event_id_texts(bytes(15))

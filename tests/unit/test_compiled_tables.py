@@ -5,12 +5,13 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pytest
 import xxhash
 
 from processor.core.events import compiled_rows
 from processor.core.events.columns import ROW, Dim
-from processor.core.events.compiled_rows import PackedDims
+from processor.core.events.compiled_rows import PackedDims, PackedUsers
 from processor.core.hash_index import hashes_of, name_hashes
 from processor.core.kernel.loaded import RUNNING, kernel
 from processor.core.tables import row_dtype
@@ -268,3 +269,50 @@ def test_other_kinds_are_read_or_refused_as_msgspec_does(packed: bytes) -> None:
             compiled_rows.read_dims(msgspec.Raw(packed))
     else:
         assert compiled_rows.read_dims(msgspec.Raw(packed)) == expected
+
+
+USERS = ["u", None, "", "ü" * 20, "x" * 31, "x" * 32, "\U0001f600" * 64, None]
+
+
+@pytest.mark.parametrize("users", [[], [None], USERS, USERS * 3, [f"user_{number}" for number in range(2000)]])
+def test_users_of_a_message_become_objects_where_they_are_looked_at(users: list[str | None]) -> None:
+    found = compiled_rows.read_users(msgspec.Raw(pack(users)), stay_packed=True)
+    assert isinstance(found, PackedUsers)
+    assert len(found) == len(users)
+    there = None if found.there is None else pa.py_buffer(found.there)
+    texts = pa.StringArray.from_buffers(len(users), pa.py_buffer(found.bounds), pa.py_buffer(found.data), there)
+    texts.validate(full=True)
+    assert texts.to_pylist() == users
+    assert [*found] == users
+    assert found[:2] == users[:2]
+    assert found == compiled_rows.read_users(msgspec.Raw(pack(users)), stay_packed=False)
+
+
+GOOD_USERS = pack(USERS)
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        pack([1]),
+        pack([b"u"]),
+        pack([["u"]]),
+        pack({}),
+        pack(None),
+        pack(["x" * 65536]),
+        *(GOOD_USERS[:end] for end in range(len(GOOD_USERS))),
+        GOOD_USERS + b"\xc0",
+        GOOD_USERS.replace("ü".encode(), b"\xc3("),
+        GOOD_USERS.replace("ü".encode() * 20, b"\xc3\xbc" * 19 + b"x\xc3"),
+        b"\xdc\xff\xff\xc0",
+        b"\xdd\x00\x00\x00\x01\xc0",
+    ],
+)
+def test_other_users_are_read_or_refused_as_msgspec_does(packed: bytes) -> None:
+    try:
+        expected = msgspec.msgpack.decode(packed, type=list[str | None])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        with pytest.raises(type(error)):
+            compiled_rows.read_users(msgspec.Raw(packed), stay_packed=True)
+    else:
+        assert compiled_rows.read_users(msgspec.Raw(packed), stay_packed=True) == expected

@@ -773,11 +773,11 @@ async def test_a_repair_that_meets_a_newer_message_replaces_nothing(
     decode = message.decode
     met: list[bytes] = []
 
-    def older(value: bytes) -> Message:
+    def older(value: bytes, *, packed_users: bool) -> Message:
         met.append(value)
         if len(met) > 1:
             raise UnknownVersion(message.VERSION + 1)
-        return decode(value)
+        return decode(value, packed_users=packed_users)
 
     with capture_logs() as logged, monkeypatch.context() as patched:
         patched.setattr("processor.event_store.fresh_messages.message.decode", older)

@@ -6,7 +6,8 @@ for byte.
 
 The `Dim`s of a message that is read are decoded only where one is looked at (`PackedDims`): whoever applies messages
 has met nearly all of them before, and knows them again by their bytes. The kernel checks that each is one, so that no
-error is left for later.
+error is left for later. Users are packed like that for the event store only (`PackedUsers`): whoever keeps tables looks
+at each of them.
 """
 
 from collections import defaultdict
@@ -126,6 +127,7 @@ Names = tuple[str, str, str, str, str]
 
 _decode = msgspec.msgpack.Decoder(Dim).decode
 _decode_all = msgspec.msgpack.Decoder(list[Dim]).decode
+_decode_users = msgspec.msgpack.Decoder(list[str | None]).decode
 _decode_names = msgspec.msgpack.Decoder(Names).decode
 _FIVE: Final = b"\x95"
 """How a list of five begins."""
@@ -201,6 +203,53 @@ def read_dims(packed: Raw) -> Sequence[Dim]:
         return _decode_all(text)
     hashes, bounds = found
     return PackedDims(text, np.frombuffer(hashes, HASH), np.frombuffer(bounds, np.int64))
+
+
+class PackedUsers(Sequence[str | None]):
+    """A list of users in MessagePack, and the same as Arrow has texts."""
+
+    __slots__ = ("_list", "_packed", "bounds", "data", "there")
+
+    def __init__(self, packed: bytes, there: bytes | None, bounds: bytes, data: bytearray) -> None:
+        """As the kernel's `packed_texts` returns them."""
+        self._packed = packed
+        self._list: list[str | None] | None = None
+        self.there = there
+        self.bounds = bounds
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.bounds) // 4 - 1
+
+    def _decoded(self) -> list[str | None]:
+        if self._list is None:
+            self._list = _decode_users(self._packed)
+        return self._list
+
+    def __iter__(self) -> Iterator[str | None]:
+        return iter(self._decoded())
+
+    @overload
+    def __getitem__(self, index: int) -> str | None: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str | None]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str | None] | None:
+        return self._decoded()[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._decoded() == list(other)
+
+    __hash__ = None  # type: ignore[assignment] # like a list
+
+
+def read_users(packed: Raw, *, stay_packed: bool) -> Sequence[str | None]:
+    """The users in a list in MessagePack; `stay_packed`: they become objects only when they are asked for, where the
+    kernel runs. Raises `msgspec.MsgspecError` if it is none."""
+    if kernel is None or not stay_packed:
+        return _decode_users(packed)
+    text = bytes(packed)
+    found = kernel.packed_texts(text)
+    return _decode_users(text) if found is None else PackedUsers(text, *found)
 
 
 def without_hours(dims: Sequence[Dim]) -> tuple[list[Names], I64]:

@@ -101,7 +101,7 @@ class _ReadColumns(Struct, array_like=True, gc=False):
     """The same on its way out."""
 
     requests: list[Request]
-    users: list[str | None]
+    users: Raw
     dims: Raw
     cost_sources: list[str]
     rows: bytes
@@ -120,7 +120,7 @@ class Message(Struct):
     """A message that has been read and checked."""
 
     requests: list[Request]
-    users: list[str | None]
+    users: Sequence[str | None]
     """Each once, of all requests, like `dims`: what the rows point to."""
     dims: Sequence[Dim]
     cost_sources: list[str]
@@ -308,8 +308,9 @@ def joined(blocks: Sequence[Block]) -> Block:
 # --- what comes out of one -------------------------------------------------------------------------------------------
 
 
-def decode(value: bytes) -> Message:
-    """Decode a message; raises `MessageError`, as `UnknownVersion` where it may be sound all the same."""
+def decode(value: bytes, *, packed_users: bool = False) -> Message:
+    """Decode a message; raises `MessageError`, as `UnknownVersion` where it may be sound all the same. `packed_users`:
+    for whoever needs no object for each user."""
     try:
         parts = _decode_parts(value)
         version = _decode_number(parts[0]) if len(parts) > 1 else 0
@@ -319,8 +320,9 @@ def decode(value: bytes) -> Message:
         if _decode_number(checksum) != _checksum(memoryview(columns), memoryview(originals)):
             raise MessageError("event message with a wrong checksum: its bytes are not those that were written")
         found = _decode_columns(columns)
+        users = compiled_rows.read_users(found.users, stay_packed=packed_users)
         dims = compiled_rows.read_dims(found.dims)
-        return _checked(found.requests, found.users, dims, found.cost_sources, found.rows, originals)
+        return _checked(found.requests, users, dims, found.cost_sources, found.rows, originals)
     except MessageError:
         raise
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -344,7 +346,7 @@ def _read_v4(value: bytes) -> Message:
 
 def _checked(
     requests: list[Request],
-    users: list[str | None],
+    users: Sequence[str | None],
     dims: Sequence[Dim],
     cost_sources: list[str],
     stored_rows: bytes | bytearray,

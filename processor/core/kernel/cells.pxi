@@ -52,7 +52,9 @@ cdef uint64_t FLAG_BIT = 0, INPUT_BIT = 0, OUTPUT_BIT = 0  # FLAG_BIT: what a sp
 cdef int32_t texts_known = 0, numbers_known = 0
 cdef uint8_t IGNORED[MOST_NAME]
 cdef int32_t ignored_length = -1
-cdef const uint8_t* FILLING = b"unknown"
+cdef uint8_t FILLING[PADDING]
+memset(FILLING, 0, PADDING)
+memcpy(FILLING, <const uint8_t*>b"unknown", 7)
 
 cdef struct Cell:
     const uint8_t* bytes
@@ -357,12 +359,15 @@ cdef int32_t unescaped(const uint8_t* p, int32_t size, uint8_t* to) noexcept nog
     return written
 
 
-cdef inline uint8_t* put_cell(uint8_t* to, const Cell* cell) noexcept nogil:
-    # Behind what the text says.
+cdef inline uint8_t* put_cell(uint8_t* to, const Cell* cell, const uint8_t* end) noexcept nogil:
+    # Behind what the text says; `end`: of the room. There are PADDING bytes behind every text.
     if cell.length <= 0:
         return to
     if cell.length == cell.size:
-        memcpy(to, cell.bytes, cell.length)
+        if cell.length <= PADDING <= end - to:
+            memcpy(to, cell.bytes, PADDING)  # a call of memcpy for so many bytes as it has takes longer
+        else:
+            memcpy(to, cell.bytes, cell.length)
     else:
         unescaped(cell.bytes, cell.size, to)
     return to + cell.length
@@ -372,6 +377,7 @@ cdef object text_buffers(const Cell* cell, int64_t count, size_t step):
     # The lengths of so many texts, `step` bytes apart, and their bytes; a length of -1: there is none.
     cdef int64_t i, total = 0
     cdef const uint8_t* at = <const uint8_t*>cell
+    cdef const uint8_t* end
     cdef int32_t length
     lengths = PyBytes_FromStringAndSize(NULL, count * sizeof(int32_t))
     cdef uint8_t* to = <uint8_t*>PyBytes_AsString(lengths)
@@ -381,9 +387,10 @@ cdef object text_buffers(const Cell* cell, int64_t count, size_t step):
         total += length if length > 0 else 0
     data = PyBytes_FromStringAndSize(NULL, total)
     to = <uint8_t*>PyBytes_AsString(data)
+    end = to + total
     with nogil:
         for i in range(count):
-            to = put_cell(to, <const Cell*>(at + i * step))
+            to = put_cell(to, <const Cell*>(at + i * step), end)
     return lengths, data
 
 

@@ -1,4 +1,4 @@
-# The dictionary of `Dim`s of a message: MessagePack, a list of lists of an hour and five texts.
+# The dictionaries of a message in MessagePack: `Dim`s are a list of lists of an hour and five texts, users a list of texts.
 
 cdef enum:
     NAMES = 5  # of a `Dim`, behind the hour
@@ -162,3 +162,54 @@ def number_pieces(bytes packed not None, starts, ends):
     finally:
         close(&views)
         free(slots)
+
+
+def packed_texts(bytes packed not None):
+    """The texts of a list of such and nil, as Arrow has them: which are there (bits, None: all), where each begins (int32)
+    and the bytes. None: it is not such a list, or not as msgspec writes it."""
+    cdef const uint8_t* start = <const uint8_t*>PyBytes_AsString(packed)
+    cdef const uint8_t* end = start + PyBytes_Size(packed)
+    cdef const uint8_t* p = start
+    cdef const uint8_t* text
+    cdef int64_t count, i
+    cdef int32_t total = 0, absent = 0
+    cdef uint8_t* bits
+    cdef uint8_t* bounds
+    cdef uint8_t* to
+    if end - p > 0x7FFFFFFF:
+        return None
+    if end - p >= 1 and 0x90 <= p[0] < 0xA0:
+        count = p[0] & 15
+        p += 1
+    elif end - p >= 3 and p[0] == 0xDC:
+        count = <int64_t>p[1] << 8 | p[2]
+        p += 3
+    else:
+        return None
+    if count > end - p:
+        return None
+    there = PyBytes_FromStringAndSize(NULL, (count + 7) >> 3)
+    offsets = PyBytes_FromStringAndSize(NULL, 4 * (count + 1))
+    data = bytearray(end - p)  # as many at most; with what is left Arrow has nothing to do
+    bits, bounds = <uint8_t*>PyBytes_AsString(there), <uint8_t*>PyBytes_AsString(offsets)
+    to = <uint8_t*>PyByteArray_AsString(data)
+    memset(bits, 0, (count + 7) >> 3)
+    with nogil:
+        for i in range(count):
+            memcpy(bounds + 4 * i, &total, 4)
+            if p < end and p[0] == 0xC0:
+                absent += 1
+                p += 1
+                continue
+            text = p
+            p = packed_text_end(p, end)
+            if p == NULL:
+                break
+            text += 1 if text[0] < 0xC0 else text[0] - 0xD7
+            memcpy(to + total, text, p - text)
+            total += <int32_t>(p - text)
+            bits[i >> 3] |= <uint8_t>(1 << (i & 7))
+        memcpy(bounds + 4 * count, &total, 4)
+    if p != end:
+        return None
+    return there if absent else None, offsets, data

@@ -112,7 +112,7 @@ cdef inline int32_t chosen(const Field* field, const uint8_t* p, int64_t n) noex
     # The place of a text among the values of a choice; -1: it is none.
     cdef int32_t i
     for i in range(field.values):
-        if field.value_length[i] == n and memcmp(field.value[i], p, n) == 0:
+        if field.value_length[i] == n and same_text(field.value[i], p, n):
             return i
     return -1
 

@@ -184,7 +184,7 @@ cdef const uint8_t* member_cell(const uint8_t* p, int32_t number, Cells* cells, 
     cdef int32_t length
     if p[0] != 34:
         return NULL
-    if place != UNKNOWN and memcmp(FIELDS[place].name, start, FIELDS[place].name_length + 1) == 0:
+    if place != UNKNOWN and same_text(FIELDS[place].name, start, FIELDS[place].name_length + 1):
         length = FIELDS[place].name_length
     else:
         p = text_end(start, True)

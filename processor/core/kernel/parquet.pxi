@@ -225,7 +225,8 @@ def hides_items(there, offsets, int64_t start, int64_t rows):
 
 def nested_pages(there, offsets, int64_t start, int64_t rows, items, int64_t items_start, int64_t items_count, bint is_key, int64_t of_page):
     """The pages of a column of the items of a list or a map, of so many rows each, by Arrow's buffers: which rows are
-    there, where the items of each begin, and which items are there. `is_key`: an item is always there.
+    there, where the items of each begin, and which items are there, of which the first is that of the first row with
+    any. `is_key`: an item is always there.
 
     Raises `ValueError` for what does not lie in the buffers, and where a row that is not there has items.
     """
@@ -236,7 +237,7 @@ def nested_pages(there, offsets, int64_t start, int64_t rows, items, int64_t ite
     cdef const int32_t* bounds
     cdef int32_t* repeated = NULL
     cdef int32_t* defined
-    cdef int64_t first, last, i, k, most, count
+    cdef int64_t first, last, i, k, most, count, base
     cdef list found = []
     views.count = 0
     memset(&out, 0, sizeof(Out))
@@ -249,9 +250,9 @@ def nested_pages(there, offsets, int64_t start, int64_t rows, items, int64_t ite
         bounds += start
         bits = bits_in(&views, there, start, rows)
         item_bits = bits_in(&views, items, items_start, items_count)
-        most = 0
+        most, base = 0, bounds[0]
         for i in range(rows):
-            if not 0 <= bounds[i] <= bounds[i + 1] <= items_count:
+            if not base <= bounds[i] <= bounds[i + 1] <= base + items_count:
                 raise ValueError("there are fewer items")
             if bounds[i] < bounds[i + 1] and not is_there(bits, start + i):
                 raise ValueError("items of what is not there")
@@ -269,11 +270,11 @@ def nested_pages(there, offsets, int64_t start, int64_t rows, items, int64_t ite
                     count += 1
                 for k in range(bounds[i], bounds[i + 1]):
                     repeated[count] = k > bounds[i]
-                    defined[count] = 2 if is_key else 2 + is_there(item_bits, items_start + k)
+                    defined[count] = 2 if is_key else 2 + is_there(item_bits, items_start + k - base)
                     count += 1
             levels = levels_of(&out, repeated, count, 1)
             levels += levels_of(&out, defined, count, 2)
-            found.append((levels, bounds[first], bounds[last], count))
+            found.append((levels, bounds[first] - base, bounds[last] - base, count))
     finally:
         close(&views)
         free(repeated)
@@ -373,7 +374,7 @@ cdef int64_t number_texts(Out* out, const IdTexts* texts, int32_t* codes, int64_
                 other = slots[slot] - 1
                 if hashes[other] == hashed:
                     q = text_at(texts, places[other], &known_size)
-                    if known_size == size and memcmp(p, q, size) == 0:
+                    if known_size == size and same_text(p, q, size):
                         break
                 slot = (slot + 1) & mask
                 looks -= 1
@@ -631,6 +632,67 @@ def number_bodies(there, data, int64_t start, int64_t count, int64_t width, int6
         close(&views)
         free(numbers)
         free(out.at)
+
+
+def number_bounds(there, data, int64_t start, int64_t count, int64_t width, bint are_doubles):
+    """The least and the greatest number of a column by Arrow's buffers, among those that are there and are numbers: whole
+    ones of 4 or 8 bytes, doubles (8), or the 16 bytes each of decimals. None: there is none."""
+    cdef Views views
+    cdef const uint8_t* bits
+    cdef const uint8_t* values
+    cdef int64_t i, low, least = 0x7FFFFFFFFFFFFFFF, most = -0x7FFFFFFFFFFFFFFF - 1, first = -1, last = -1
+    cdef int64_t upper, upper_of_first = 0, upper_of_last = 0
+    cdef uint64_t lower, lower_of_first = 0, lower_of_last = 0
+    cdef int32_t narrow
+    cdef double number, least_number = 0.0, most_number = 0.0
+    views.count = 0
+    if start < 0 or count < 0 or width not in (4, 8, 16) or are_doubles and width != 8:
+        raise ValueError("no values")
+    try:
+        values = <const uint8_t*>opened(&views, data, -1, 1)
+        if views.view[0].len < width * (start + count):
+            raise ValueError("there are fewer values")
+        bits = bits_in(&views, there, start, count)
+        with nogil:
+            if are_doubles:
+                for i in range(start, start + count):
+                    memcpy(&number, values + 8 * i, 8)
+                    if not is_there(bits, i) or number != number:
+                        continue
+                    if first < 0:
+                        first, least_number, most_number = i, number, number
+                    least_number, most_number = min(least_number, number), max(most_number, number)
+            elif width == 16:
+                for i in range(start, start + count):
+                    if not is_there(bits, i):
+                        continue
+                    lower, upper = load64(values + 16 * i), <int64_t>load64(values + 16 * i + 8)
+                    if first < 0 or upper < upper_of_first or upper == upper_of_first and lower < lower_of_first:
+                        first, lower_of_first, upper_of_first = i, lower, upper
+                    if last < 0 or upper > upper_of_last or upper == upper_of_last and lower > lower_of_last:
+                        last, lower_of_last, upper_of_last = i, lower, upper
+            else:
+                for i in range(start, start + count):
+                    if is_there(bits, i):
+                        first = i
+                        if width == 8:
+                            low = <int64_t>load64(values + 8 * i)
+                        else:
+                            memcpy(&narrow, values + 4 * i, 4)
+                            low = narrow
+                        least, most = min(least, low), max(most, low)
+        if first < 0:
+            return None
+        if are_doubles:
+            return least_number, most_number
+        if width == 16:
+            return (
+                PyBytes_FromStringAndSize(<const char*>values + 16 * first, 16),
+                PyBytes_FromStringAndSize(<const char*>values + 16 * last, 16),
+            )
+        return least, most
+    finally:
+        close(&views)
 
 
 cdef inline uint8_t* put_field(uint8_t* to, int32_t step, int64_t number) noexcept nogil:
