@@ -12,10 +12,7 @@ Packing = Literal["none", "zstd"]
 """Small segments are merged soon: packing them would cost more than it saves. zstd is that of level 1."""
 
 PAGE: Final = 64 << 10
-"""Bytes of a page before it is packed."""
-UNPACKED_PAGE: Final = 16 << 10
-"""Bytes of a page that is not packed: merging holds one of each column of up to 40 such segments, which took 13 MiB
-more with 64 KiB. Packing would find less in so few bytes."""
+"""Bytes of a page before it is packed: what the merging holds of each column of a segment."""
 
 _DICTIONARIES: Final = [
     *FEW_VALUES,
@@ -59,7 +56,7 @@ class PyarrowParquet:
             SCHEMA,
             version="2.6",
             store_schema=False,
-            data_page_size=PAGE if packing == "zstd" else UNPACKED_PAGE,
+            data_page_size=PAGE,
             dictionary_pagesize_limit=4 * DICTIONARY,
             compression=packing,
             compression_level=1 if packing == "zstd" else None,
@@ -86,6 +83,4 @@ def row_groups(sink: Sink, packing: Packing) -> RowGroups:
     """Begin to write a file of segments."""
     if kernel is None:
         return PyarrowParquet(sink, packing)
-    is_packed = packing == "zstd"
-    settings = SETTINGS if is_packed else SETTINGS._replace(page=UNPACKED_PAGE)
-    return CompiledParquet(sink, settings, is_packed=is_packed)
+    return CompiledParquet(sink, SETTINGS, is_packed=packing == "zstd")

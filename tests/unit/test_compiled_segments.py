@@ -166,7 +166,12 @@ def test_a_large_merge_begins_and_ends_with_little_memory(
     opened: list[Path] = []
     given_back: list[int] = []
     source = merge.FileSource.open
-    monkeypatch.setattr(merge.FileSource, "open", lambda path, size: opened.append(path) or source(path, size))
+
+    def counted(path: Path, size: int) -> merge.FileSource:
+        opened.append(path)
+        return source(path, size)
+
+    monkeypatch.setattr(merge.FileSource, "open", counted)
     monkeypatch.setattr(memory, "trim", lambda: given_back.append(len(opened)))
     if is_large:
         monkeypatch.setattr(parquet_writer, "MOST_UNPACKED", 0)

@@ -215,36 +215,6 @@ def test_rows_are_read_by_powers_of_two(tmp_path: Path, monkeypatch: pytest.Monk
     assert read == [64, 64, 64, 64, 44]
 
 
-def first_page(path: Path, name: str) -> int:
-    """Return the bytes of the first page of a column before it is packed, which its header says second."""
-    group = pq.read_metadata(path).row_group(0)
-    columns = {group.column(place).path_in_schema: group.column(place) for place in range(group.num_columns)}
-    header = path.read_bytes()[columns[name].data_page_offset :]
-    assert (header[0], header[2]) == (0x15, 0x15)  # two numbers, of which the first, the type, has one byte
-    number = 0
-    for place in range(5):
-        number |= (header[3 + place] & 127) << 7 * place
-        if header[3 + place] < 128:
-            break
-    return number >> 1
-
-
-@pytest.mark.parametrize("way", ["compiled", "pure"])
-def test_pages_that_are_not_packed_are_small(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Merging holds one of each column of 40 segments."""
-    monkeypatch.setattr(segment_file, "ROW_GROUP", 4000)
-    if way == "pure":
-        monkeypatch.setattr(row_groups, "kernel", None)
-    table, found = table_of(made(random.Random(12), 4000, 0, 5)), []
-    packings: tuple[row_groups.Packing, ...] = ("none", "zstd")
-    for packing in packings:
-        segment = segment_file.write(DirectoryStorage(tmp_path), new(0, 5), [table], packing=packing)
-        found.append(first_page(tmp_path / f"{segment.id}.parquet", "event_id"))
-    # pyarrow looks at the size after each 1,024 values
-    least = 17 << 10 if way == "compiled" else 41 << 10
-    assert found[0] < least < 48 << 10 < found[1]
-
-
 def test_sums_beyond_64_bits_are_exact(tmp_path: Path) -> None:
     large = {"input_tokens": 2**53 - 1, "cost_usd": 10**18, "kind": "call", "project": "p"}
     rows = made(random.Random(2), 2000, 0, 1, **large)
