@@ -5,6 +5,7 @@ pyarrow, which `merge` has for that, is its twin: it joins the batches and takes
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
@@ -34,6 +35,12 @@ class TakenBatch:
 
     def __len__(self) -> int:
         return len(self.batch)
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of all its rows."""
+        found: int = self.batch.nbytes
+        return found
 
     def array(self, name: str) -> "_Array":
         """Return a column."""

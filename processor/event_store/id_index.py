@@ -122,12 +122,12 @@ class IndexBuilder:
         self._counts = counts
 
     def encode(self) -> bytes:
-        """Return the content of the file."""
+        """Return the content of the file. Once: each kind's ids are let go of when they are sorted."""
         sections: list[_Section] = []
         pages: list[bytes] = []
         for kind in KINDS:
             sort = sorted_pairs if kernel is None else kernel.sorted_entries
-            hashes, groups = sort(self._hashes[kind], self._groups[kind])
+            hashes, groups = sort(self._hashes.pop(kind), self._groups.pop(kind))
             entries = len(groups) // _GROUP.itemsize
             made = [
                 hashes[_HASH.itemsize * start : _HASH.itemsize * (start + PAGE)]

@@ -28,6 +28,9 @@ BATCH_BYTES: Final = 32 << 20
 """Bytes that those of all segments may take unpacked: of many segments, or large rows, there are fewer."""
 MOST_CODED: Final = 512 << 10
 """Bytes that a row group of a column has if it is read as a dictionary: this, and two for each row."""
+MOST_TAKEN: Final = 96 << 20
+"""Bytes of the batches that the rows of a table come from, up to which its rows are not looked at: three times those
+that are unpacked at a time, which leaves room for rows that were in memory."""
 READ: Final = 16 << 10
 """Bytes that are read from a column at a time."""
 
@@ -39,9 +42,9 @@ class SegmentUnreadable(OSError):
 
 
 def merged(parts: Sequence[Any]) -> Iterator[Any]:
-    """Yield tables with all rows of segments, in the order of segments, a row group each. The parts are in the order of
-    offsets: the path of a segment's file, or its rows as a table of `WRITTEN` with one chunk a column, which is not
-    read. Raises `FileNotFoundError`, and `SegmentUnreadable`.
+    """Yield tables with all rows of segments, in the order of segments, a row group each or less. The parts are in the
+    order of offsets: the path of a segment's file, or its rows as a table of `WRITTEN` with one chunk a column, which
+    is not read. Raises `FileNotFoundError`, and `SegmentUnreadable`.
     """
     sources: list[_Source] = []
     try:
@@ -53,7 +56,7 @@ def merged(parts: Sequence[Any]) -> Iterator[Any]:
         taking = None if kernel is None else Taking()
         rows = segment_file.rows_of_group(max(each.largest for each in sources), 1)
         for start in range(0, len(homes), rows):
-            yield _next_rows(sources, homes[start : start + rows], taking)
+            yield from _next_rows(sources, homes[start : start + rows], taking)
     finally:
         for each in sources:
             each.close()
@@ -117,11 +120,11 @@ class FileSource:
     def __init__(self, path: Path, file: Any, batch_bytes: int) -> None:
         self._path = path
         self._file = file
-        rows = min(BATCH, batch_bytes // max(self.largest, 1))
+        # A power of two: Arrow reads numbers into room for the next one, 13 MiB for nothing in 40 segments.
+        rows = 1 << (min(BATCH, max(batch_bytes // max(self.largest, 1), 1)).bit_length() - 1)
         # Each row group by itself: Arrow has one dictionary of all texts of a column that one reading has come by.
         self._batches: Iterator[Any] = chain.from_iterable(
-            file.iter_batches(max(rows, 1), row_groups=[number], use_threads=False)
-            for number in range(file.num_row_groups)
+            file.iter_batches(rows, row_groups=[number], use_threads=False) for number in range(file.num_row_groups)
         )
         self._piece: TakenBatch | None = None
         """The last batch."""
@@ -175,6 +178,8 @@ class FileSource:
             found.append(Rows(self._piece, self._start, mine))
             self._start += mine
             count -= mine
+        if self._piece is not None and self._start == len(self._piece):
+            self._piece = None
         return found
 
     def _read(self) -> Any:
@@ -229,10 +234,47 @@ def _order(sources: Sequence[_Source]) -> NDArray[np.uint16]:
     return homes[np.lexsort((times, np.concatenate(ranks)))]
 
 
-def _next_rows(sources: Sequence[_Source], homes: NDArray[np.uint16], taking: Taking | None) -> Any:
-    """Return a table of the next rows, of which each comes from the source that `homes` names."""
+def _next_rows(sources: Sequence[_Source], homes: NDArray[np.uint16], taking: Taking | None) -> Iterator[Any]:
+    """Yield the next rows, of which each comes from the source that `homes` names: as one table, but where that would
+    be too large."""
     counts = np.bincount(homes, minlength=len(sources)).tolist()
-    found = [rows for each, count in zip(sources, counts, strict=True) if count for rows in each.take(count)]
+    found = [_Own(place, rows) for place, count in enumerate(counts) if count for rows in sources[place].take(count)]
+    # Of a row group with some large rows beside small ones, its mean says nothing: those of 40 may come together.
+    is_small = sum(each.rows.piece.size for each in found) <= MOST_TAKEN
+    yield from [_table(found, homes, taking)] if is_small else _small_tables(found, homes, taking)
+
+
+class _Own(NamedTuple):
+    """Some of the next rows of a source."""
+
+    source: int
+    rows: Rows
+
+
+def _small_tables(found: Sequence[_Own], homes: NDArray[np.uint16], taking: Taking | None) -> Iterator[Any]:
+    """Yield rows in tables that are no larger than a row group, or have one row: halves of halves."""
+    size = sum(rows.piece.batch.slice(rows.start, rows.size).nbytes for _, rows in found)
+    if size <= segment_file.GROUP_BYTES or len(homes) == 1:
+        yield _table(found, homes, taking)
+        return
+    half = len(homes) // 2
+    left = np.bincount(homes[:half], minlength=found[-1].source + 1).tolist()
+    first: list[_Own] = []
+    second: list[_Own] = []
+    for source, (piece, start, count) in found:
+        mine = min(left[source], count)
+        left[source] -= mine
+        if mine:
+            first.append(_Own(source, Rows(piece, start, mine)))
+        if mine < count:
+            second.append(_Own(source, Rows(piece, start + mine, count - mine)))
+    yield from _small_tables(first, homes[:half], taking)
+    yield from _small_tables(second, homes[half:], taking)
+
+
+def _table(own: Sequence[_Own], homes: NDArray[np.uint16], taking: Taking | None) -> Any:
+    """Return a table of rows, of which each comes from the source that `homes` names."""
+    found = [each.rows for each in own]
     # The rows lie source by source: those of a source are the places of `homes` that name it, in their order.
     order = np.argsort(homes, kind="stable")
     if taking is not None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from processor import memory
 from processor.core.events.message import Message
 from processor.event_store import rows, segment_file, segment_table, stored_sums
 from processor.event_store.directory_storage import DirectoryStorage
@@ -59,15 +60,24 @@ class ParquetWriter:
 
         Every part that is read is compared with its digest first: Parquet would hand out most wrong bytes as values,
         and the digest of the result would then vouch for them.
+
+        A large merge begins with as little memory as there can be: what cuts have left free goes back to the system,
+        and rows of other segments are kept no longer.
         """
+        is_packed = segment.level > 1 or sum(part.rows for part in parts) > MOST_UNPACKED
+        if is_packed:
+            self._recent.keep([part.id for part in parts])
+            memory.trim()
         sources = [self._source(part) for part in parts if part.has_files]
         tables = _prepared(merged(sources), payload_before, between)
-        is_packed = segment.level > 1 or sum(part.rows for part in parts) > MOST_UNPACKED
         found = segment_file.write(self._storage, segment, tables, packing="zstd" if is_packed else "none")
         if found.rows != sum(part.rows for part in parts):
             names = ", ".join(part.id for part in parts)
             raise SegmentUnreadable(f"the segments {names} have {found.rows} rows, other than their manifests say")
         self._recent.remove([part.id for part in parts])
+        if is_packed:
+            sources.clear()
+            memory.trim()
         return found
 
     def _source(self, part: Segment) -> Any:
@@ -102,6 +112,12 @@ class RecentTables:
     def get(self, name: str) -> Any:
         """Return the rows of a segment; None: they are not kept."""
         return self._tables.get(name)
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Let go of the rows of all other segments."""
+        with self._lock:
+            for name in self._tables.keys() - set(names):
+                self._remove(name)
 
     def remove(self, names: Iterable[str]) -> None:
         """Let go of the rows of segments."""

@@ -99,6 +99,8 @@ class SegmentFileWriter:
             self._write_group(self._pending_rows)
         self._writer.close()
         if self._users is not None:
+            # Of a large merge Arrow keeps more than 100 MiB, as much as the index takes while it is sorted.
+            pa.default_memory_pool().release_unused()
             self._index.set_counts(self._users.counted())
         index = self._index.encode()
         self._index_file.write(index)

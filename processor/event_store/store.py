@@ -27,6 +27,7 @@ from processor.log.errors import DamagedRecord, LogBroken, LogError
 from processor.log.port import LogWriter
 from processor.log.records import Delivered, TopicPartition
 from processor.log.topics import EVENTS, GROUP
+from processor.memory import Trimming
 from processor.structured_log import get_logger
 
 INTERVAL: Final = 0.5
@@ -94,6 +95,7 @@ class Store:
         self._turn = asyncio.Lock()
         self._wake = asyncio.Event()
         self._building = FirstBuild()
+        self._trimming = Trimming()
         self._has_room = True
         self.lacking: dict[str, Segment] = {}
         """Live segments whose files are missing or were damaged, by id: their rows are to be made anew (`upkeep`)."""
@@ -325,6 +327,9 @@ class Store:
                 is_full |= not self._advance(fresh, catalog, each.manifest) or each.is_full
             live = [each for fresh in partitions for each in catalog.live(fresh.number)]
             self.unmerged = sum(each.level == 0 and each.has_files for each in live)
+            self._trimming.worked(sum(each.manifest.segment.parquet_bytes for _, each in cuts))
+        else:
+            self._trimming.rested()
         self._tell(behind)
         return _CutAll(is_full, is_full or leaves_more)
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from processor import memory
 from processor.core.kernel.loaded import kernel
 from processor.event_store import (
     compiled_take,
@@ -150,6 +151,37 @@ def test_fresh_rows_are_merged_without_reading_them(tmp_path: Path, monkeypatch:
     with pytest.raises(AttributeError):  # they are let go of
         writer.merge(parts, new(0, 15, 1), 0)
     assert opened
+
+
+@pytest.mark.parametrize("is_large", [True, False])
+def test_a_large_merge_begins_and_ends_with_little_memory(
+    *, is_large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cuts leave 140 MiB free that the C library keeps, and 48 MiB of rows of segments that are not merged yet."""
+    rng = random.Random(6)
+    writer, parts = ParquetWriter(tmp_path), []
+    monkeypatch.setattr(segment_table, "table_of", lambda given: given[0])
+    for start in (0, 5, 10):
+        table = random_table(rng)
+        table = segment_file.prepared(table.take(pa.array(segment_order(table))))
+        parts.append(writer.write([table], new(start, start + 5), 0))
+    opened: list[Path] = []
+    given_back: list[int] = []
+    source = merge.FileSource.open
+
+    def counted(path: Path, size: int) -> merge.FileSource:
+        opened.append(path)
+        return source(path, size)
+
+    monkeypatch.setattr(merge.FileSource, "open", counted)
+    monkeypatch.setattr(memory, "trim", lambda: given_back.append(len(opened)))
+    if is_large:
+        monkeypatch.setattr(parquet_writer, "MOST_UNPACKED", 0)
+    writer.merge(parts[1:], new(5, 15, 1), 0)
+    assert not opened
+    writer.merge(parts[:1], new(0, 5, 1), 0)
+    assert given_back == ([0, 0, 0, 1] if is_large else [])
+    assert opened == ([tmp_path / f"{parts[0].id}.parquet"] if is_large else [])
 
 
 def segment_order(table: Any) -> Any:

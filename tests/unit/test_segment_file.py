@@ -146,6 +146,33 @@ def test_large_rows_beside_many_small_ones_are_merged_a_few_at_a_time(
     assert max(table.nbytes for table in tables) < 2 << 20
 
 
+@pytest.mark.parametrize("way", ["compiled", "pure"])
+def test_a_large_row_of_each_of_many_segments_makes_no_large_table(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mean of a row group says nothing of them: of 40 segments there were tables of a gigabyte."""
+    monkeypatch.setattr(segment_file, "ROW_GROUP", 16_384)
+    monkeypatch.setattr(segment_file, "GROUP_BYTES", 300_000)
+    monkeypatch.setattr(merge, "MOST_TAKEN", 400_000)
+    monkeypatch.setattr(merge, "BATCH", 64)
+    if way == "pure":
+        monkeypatch.setattr(merge, "kernel", None)
+    rng, parts, rows = random.Random(13), [], []
+    for part in range(8):
+        own = made(rng, 200, 5 * part, 5 * part + 5, project="p", extra=None)
+        for place, row in enumerate(own):
+            row["timestamp"] = place
+        own[100]["extra"] = json.dumps({"text": f"{rng.getrandbits(400_000):0100000x}"})
+        parts.append(write(tmp_path, own, 5 * part, 5 * part + 5))
+        rows += own
+    tables = list(merge.merged([tmp_path / f"{part.id}.parquet" for part in parts]))
+    expected = sorted(rows, key=key)
+    assert [plain(row) for table in tables for row in table.to_pylist(maps_as_pydicts="strict")] == expected
+    assert max(table.nbytes for table in tables) < 400_000
+    merged = ParquetWriter(tmp_path).merge(parts, new(0, 40, 1), 0)
+    assert read(tmp_path, merged) == expected
+
+
 def test_large_texts_that_come_again_are_merged_a_few_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +197,23 @@ def test_large_texts_that_come_again_are_merged_a_few_at_a_time(
     )
     assert max(table.nbytes for table in tables) < 2 << 20
     assert max(unpacked) < 1 << 19  # of two files, half of it each
+
+
+def test_rows_are_read_by_powers_of_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For 100 rows Arrow makes room for 128 of each column."""
+    monkeypatch.setattr(segment_file, "ROW_GROUP", 300)
+    monkeypatch.setattr(merge, "BATCH", 100)
+    part = write(tmp_path, made(random.Random(11), 300, 0, 5), 0, 5)
+    read: list[int] = []
+
+    def counted(batch: Any) -> TakenBatch:
+        read.append(len(batch))
+        return TakenBatch(batch)
+
+    monkeypatch.setattr(merge, "TakenBatch", counted)
+    [table] = merge.merged([tmp_path / f"{part.id}.parquet"])
+    assert table.num_rows == 300
+    assert read == [64, 64, 64, 64, 44]
 
 
 def test_sums_beyond_64_bits_are_exact(tmp_path: Path) -> None:

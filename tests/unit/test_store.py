@@ -14,6 +14,7 @@ import apsw
 import pytest
 from structlog.testing import capture_logs
 
+from processor import memory
 from processor.core.clock import DAY
 from processor.core.events import message
 from processor.core.events.message import Message, UnknownVersion
@@ -111,6 +112,19 @@ async def test_every_counted_event_is_a_row_once(world: World) -> None:
         ends = {number: log.end(TopicPartition(EVENTS, number)) for number in range(PARTITIONS)}
     assert store.store.reached() == ends
     assert sorted(store.acks) == [(number, offset) for number, end in ends.items() for offset in range(end)]
+
+
+async def test_memory_is_given_back_when_cuts_are_over(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    at, given = [0.0], []
+    trimming = memory.Trimming(lambda: given.append(at[0]), lambda: at[0])
+    monkeypatch.setattr("processor.event_store.store.Trimming", lambda: trimming)
+    monkeypatch.setattr(memory, "BURST", 1)
+    world.send(5)
+    await world.work()
+    store = await world.stored()
+    for at[0] in (0.0, 0.5, 1.0, 1.5):
+        await store.cut()
+    assert given == [1.0]
 
 
 async def test_nothing_is_stored_before_the_worker_has_committed_it(world: World) -> None:
