@@ -9,7 +9,7 @@ import urllib.request
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from processor.log.address import LogAddress
 from processor.log.embedded.log import Log
@@ -23,6 +23,8 @@ from tests.support.events import make_event
 from tests.support.logs import put
 from tests.support.patience import PROCESS_PATIENCE, mostly_within
 from tests.support.server import Server, is_alive, server, wait_until
+
+LOWEST_PRIORITY: Final = 19
 
 
 def address(started: Server) -> LogAddress:
@@ -264,7 +266,7 @@ async def test_a_store_alone_says_when_it_has_its_partitions_and_stops_at_once(t
     with closing(Log(tmp_path / "data")) as log:
         put(log, some(5, random.Random(7)))
     with server(tmp_path / "data", "store") as started:
-        assert os.getpriority(os.PRIO_PROCESS, started.process.pid) == os.getpriority(os.PRIO_PROCESS, 0) + 10
+        assert os.getpriority(os.PRIO_PROCESS, started.process.pid) == LOWEST_PRIORITY
         second = await asyncio.to_thread(started.cli, "store")
         assert second.returncode == 2
 
