@@ -4,6 +4,7 @@ Only segments that a manifest names are opened, and only below the store's direc
 one here; scans of whole files are DuckDB's (`engine`).
 """
 
+import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -38,6 +39,10 @@ DICTIONARIES: Final = (*FEW_VALUES, "error_code", "prompt_hash", "name")
 """Columns that are read as dictionaries. Of a row group of 32,768 rows all columns then take 20 ms instead of 27."""
 
 KEPT_INDEXES: Final = 4096
+"""Most indexes that are kept, each with an open file."""
+
+INDEX_FILES: Final = 0.25
+"""Part of the files that the process may have open which these take at most."""
 
 FEW_IDS: Final = 8
 """Ids that are looked up one by one in an index: 0.02 ms each."""
@@ -246,6 +251,11 @@ class FileCache(Generic[T]):
                 self._total -= self._weight(self._items.pop(name))
 
 
+def _kept_indexes() -> int:
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return KEPT_INDEXES if limit == resource.RLIM_INFINITY else max(1, min(KEPT_INDEXES, int(limit * INDEX_FILES)))
+
+
 @lru_cache(64)
 def _distinct_hashes(texts: tuple[str, ...]) -> U32:
     """Return the hashes of some ids, sorted: each segment is asked for the same ones."""
@@ -276,7 +286,7 @@ class SegmentFiles:
     def __init__(self, directory: Path, open_index: Callable[[Path], SegmentIds]) -> None:
         self._directory = directory
         self._indexes = FileCache(
-            lambda name: _reading(path := self.path(name, ".idx"), lambda: open_index(path)), KEPT_INDEXES
+            lambda name: _reading(path := self.path(name, ".idx"), lambda: open_index(path)), _kept_indexes()
         )
         self._files = FileCache(
             lambda name: SegmentFile(self.path(name)), KEPT_GROUPS, lambda made: len(made.groups.rows)
