@@ -112,24 +112,29 @@ class Child:
             pass_fds=(self._fd,),
             preexec_fn=lifeline.tie(),
         )
+        began = time.monotonic()
         self._log.info("child.started", pid=process.pid)
         assert process.stdout is not None
         async for line in process.stdout:
-            self._heard(line)
+            if self._heard(line):
+                self._log.info("child.ready", pid=process.pid, seconds=round(time.monotonic() - began, 2))
         return await process.wait()
 
-    def _heard(self, line: bytes) -> None:
+    def _heard(self, line: bytes) -> bool:
+        """Take in what the process has printed; return whether it is the ready line."""
         try:
             said = json.loads(line)
         except ValueError:
-            return
-        if isinstance(said, dict) and said.get("event") == "ready":
-            self.is_ready_since = time.monotonic()
-            if not self.ready.done():
-                self.ready.set_result(said)
-            for door in ("http", "grpc"):  # a restarted child has to listen on the same ports
-                if door in said:
-                    self.environment[f"SPENDSTREAM_{door.upper()}_BIND"] = said[door]
+            return False
+        if not isinstance(said, dict) or said.get("event") != "ready":
+            return False
+        self.is_ready_since = time.monotonic()
+        if not self.ready.done():
+            self.ready.set_result(said)
+        for door in ("http", "grpc"):  # a restarted child has to listen on the same ports
+            if door in said:
+                self.environment[f"SPENDSTREAM_{door.upper()}_BIND"] = said[door]
+        return True
 
     def let_go(self) -> None:
         """Do not start the child again."""

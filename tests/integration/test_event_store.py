@@ -187,9 +187,9 @@ async def test_a_rebuild_makes_the_store_anew(tmp_path: Path) -> None:
 
 
 def is_store_ready(started: Server) -> bool:
-    """Whether the newest process of the store has been ready."""
-    log = started.log()
-    return log.rfind('"event": "store.ready"') > log.rfind('{"child": "store", "pid": ')
+    """Whether the newest process of the store is. Its own line may come before the supervisor's of its start."""
+    pid = started.pid("store")
+    return pid is not None and is_alive(pid) and any(entry["pid"] == pid for entry in started.entries("child.ready"))
 
 
 async def test_kills_and_pauses_of_the_store_lose_and_repeat_nothing(tmp_path: Path) -> None:

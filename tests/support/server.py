@@ -335,9 +335,13 @@ def server(
             data_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spendstream-"))) / "data"
         made = Server(data_dir, role, **options)
         stack.callback(made.kill_all)
-        if start:
-            made.start()
-        yield made
+        try:
+            if start:
+                made.start()
+            yield made
+        except TimeoutError as error:
+            error.add_note(f"the end of the log of {made.role}:\n{made.log()[-4000:]}")
+            raise
 
 
 def is_alive(pid: int) -> bool:
