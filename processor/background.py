@@ -6,14 +6,30 @@ each. From Linux 6.12 on a thread that wakes interrupts one whose slice is longe
 these processes ask for long slices; where the system does not know them, the priority is all.
 """
 
+import asyncio
 import ctypes
 import os
 import platform
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 SLICE: Final = 100_000_000
 """Nanoseconds; the most that Linux grants."""
+
+FULL: Final = 0.9
+"""Part of all cores that is busy while this process rests, from which on the machine counts as full."""
+
+REST: Final = 3.0
+"""How many times as long as it has worked this process rests while the machine is full."""
+
+MOST_REST: Final = 2.0
+LOOK: Final = 0.2
+"""Seconds: a rest at most, and its part in which it is seen whether the machine is full."""
+
+SPARED: Final = 8
+"""Pieces of work after which it is seen again whether the machine is full, once it was not."""
 
 _SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274, "riscv64": 274}
 """Machine -> number of the system call (sched_setattr(2)), for which Python and the C library have no function."""
@@ -46,3 +62,42 @@ def step_back(nice: int) -> bool:
     wanted = _Attributes(size=ctypes.sizeof(_Attributes), nice=own, runtime=SLICE)
     done: int = ctypes.CDLL(None).syscall(number, 0, ctypes.byref(wanted), 0)
     return done == 0
+
+
+def cpu_times() -> tuple[float, float]:
+    """Return for how many seconds all cores together have been, and for how many of these they were busy, also for
+    other guests of the same hardware. Zeros where the system does not say (it is Linux that does)."""
+    try:
+        with Path("/proc/stat").open(encoding="ascii") as stat:
+            ticks = [int(each) for each in stat.readline().split()[1:9]]  # see proc_stat(5): those of guests come after
+    except (OSError, ValueError):
+        return 0.0, 0.0
+    a_second = os.sysconf("SC_CLK_TCK")
+    idle = sum(ticks[3:5])
+    return sum(ticks) / a_second, (sum(ticks) - idle) / a_second
+
+
+class Yielding:
+    """Work that rests while the machine is full: the lowest priority still takes what others leave for a moment, on
+    hardware threads that may share a core with theirs. Whether it is full shows while this process rests."""
+
+    def __init__(self, times: Callable[[], tuple[float, float]] = cpu_times) -> None:
+        self._times = times
+        self._spared = 0
+        """Pieces of work that do without a rest."""
+
+    async def rest(self, worked: float) -> None:
+        """Rest for `REST` times as long as has been worked, at most `MOST_REST`. Where something is left of the machine go on after
+        `LOOK`, and do not rest before `SPARED` more of such pieces."""
+        if self._spared:
+            self._spared -= 1
+            return
+        rest = min(REST * worked, MOST_REST)
+        look = min(rest, LOOK)
+        total, busy = self._times()
+        await asyncio.sleep(look)
+        total_then, busy_then = self._times()
+        if busy_then - busy <= FULL * (total_then - total):
+            self._spared = SPARED
+        else:
+            await asyncio.sleep(rest - look)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple, TypeVar
 
+from processor.background import Yielding
 from processor.core.clock import DAY
 from processor.core.tables.dedupe import ClaimKeys
 from processor.event_store import skips
@@ -47,6 +48,9 @@ MIN_WAITING: Final = 1 << 20
 ENOUGH: Final = 16 << 20
 """Bytes of a partition's waiting messages for which a store that is behind cuts at once."""
 
+FAR: Final = 10
+"""As many times the messages of a cut are left after it by a store that is far behind, and leaves the cores to others."""
+
 T = TypeVar("T")
 
 
@@ -57,6 +61,8 @@ class _CutAll(NamedTuple):
     """Whether there is more to cut at once."""
     is_behind: bool
     """See `Store.is_behind`."""
+    is_far_behind: bool = False
+    """See `FAR`."""
 
 
 class Overtaken(Exception):
@@ -96,6 +102,7 @@ class Store:
         self._wake = asyncio.Event()
         self._building = FirstBuild()
         self._trimming = Trimming()
+        self._yielding = Yielding()
         self._has_room = True
         self.lacking: dict[str, Segment] = {}
         """Live segments whose files are missing or were damaged, by id: their rows are to be made anew (`upkeep`)."""
@@ -105,6 +112,7 @@ class Store:
         """Whether the last cut has left messages that could have been cut, or more committed ones than it has cut of
         their partition, which have not arrived yet: the log is read more slowly than segments are cut. False after one
         that failed, and for partitions of which nothing is cut: merging waits for no store that stands still."""
+        self._is_far_behind = False
         self.is_cutting = False
         """Whether a cut is being made now."""
         self.unmerged = 0
@@ -238,6 +246,8 @@ class Store:
             began = time.monotonic()
             try:
                 goes_on_at_once = await self.cut()
+                if self._is_far_behind:
+                    await self._yielding.rest(time.monotonic() - began)
             except LogBroken:
                 raise
             except (LogError, OSError) as error:
@@ -266,7 +276,7 @@ class Store:
                     return False
                 left = await self.call(self._cut_all, list(self._fresh.values()))
             finally:
-                self.is_behind = left.is_behind
+                self.is_behind, self._is_far_behind = left.is_behind, left.is_far_behind
                 self.is_cutting = False
             for fresh in self._fresh.values():
                 fresh.release()
@@ -297,7 +307,7 @@ class Store:
         log, topic = self._open()
         before = self.clock() - self._payload_retention * DAY if self._payload_retention else 0
         cuts: list[tuple[FreshMessages, Cut]] = []
-        behind = 0
+        behind = left = taken = 0
         leaves_more = False
         for fresh in partitions:
             events = TopicPartition(EVENTS, fresh.number)
@@ -320,6 +330,8 @@ class Store:
                 cuts.append((fresh, found))
                 segment = found.manifest.segment
                 leaves_more |= committed - segment.end > segment.end - segment.start
+                left += committed - segment.end
+                taken += segment.end - segment.start
         is_full = False
         if cuts:
             catalog = topic.append(each.manifest for _, each in cuts)
@@ -331,7 +343,7 @@ class Store:
         else:
             self._trimming.rested()
         self._tell(behind)
-        return _CutAll(is_full, is_full or leaves_more)
+        return _CutAll(is_full, is_full or leaves_more, left > FAR * taken)
 
     def _advance(self, fresh: FreshMessages, catalog: Catalog, written: Manifest) -> bool:
         """Go on behind the last live segment; return whether that is the one written here, not another store's."""

@@ -4,10 +4,13 @@ import json
 import platform
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from processor import background
+from processor.background import LOOK, MOST_REST, REST, SPARED, Yielding, cpu_times
 
 _READ = """
 import json, os, threading
@@ -34,3 +37,67 @@ def test_the_priority_is_lower_and_threads_inherit_it() -> None:
 def test_a_machine_without_the_call_has_the_priority_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "sparc")
     assert not background.step_back(0)
+
+
+class Machine:
+    """Two cores."""
+
+    def __init__(self) -> None:
+        self.total = self.busy = 0.0
+
+    def times(self) -> tuple[float, float]:
+        return self.total, self.busy
+
+
+async def test_work_rests_longer_than_it_took_while_others_fill_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, rests, busy = Machine(), list[float](), 1.9
+
+    async def sleep(seconds: float) -> None:
+        rests.append(seconds)
+        machine.total += 2 * seconds
+        machine.busy += busy * seconds
+
+    monkeypatch.setattr("processor.background.asyncio.sleep", sleep)
+    yielding = Yielding(machine.times)
+    await yielding.rest(0.25)
+    await yielding.rest(0.5)
+    await yielding.rest(5)
+    assert rests == pytest.approx([LOOK, REST * 0.25 - LOOK, LOOK, REST * 0.5 - LOOK, LOOK, MOST_REST - LOOK])
+    rests.clear()
+    busy = 1.6  # a fifth of the machine is left for this work
+    for _ in range(SPARED + 1):
+        await yielding.rest(0.25)
+    assert rests == [LOOK]
+    busy = 1.9
+    await yielding.rest(0.03)
+    await yielding.rest(0.03)
+    assert rests == pytest.approx([LOOK, REST * 0.03, 0, REST * 0.03, 0])
+
+
+async def test_where_the_system_does_not_say_who_computes_hardly_anything_rests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rests: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        rests.append(seconds)
+
+    monkeypatch.setattr("processor.background.Path", lambda name: Path(name) / "none")
+    monkeypatch.setattr("processor.background.asyncio.sleep", sleep)
+    assert cpu_times() == (0.0, 0.0)
+    yielding = Yielding()
+    for _ in range(2 * (SPARED + 1)):
+        await yielding.rest(0.25)
+    assert rests == [LOOK, LOOK]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems do not say")
+def test_the_cores_are_busy_for_a_part_of_the_time_that_goes_by() -> None:
+    total, busy = cpu_times()
+    assert 0 < busy < total
+    until = time.process_time() + 0.1
+    while time.process_time() < until:
+        pass
+    after, busy_after = cpu_times()
+    assert after > total
+    assert 0 < busy_after - busy <= after - total

@@ -15,6 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from processor import memory
+from processor.background import Yielding
 from processor.core.clock import DAY
 from processor.core.events import message
 from processor.core.events.message import Message, UnknownVersion
@@ -319,6 +320,33 @@ async def test_a_store_that_is_behind_cuts_as_soon_as_enough_has_arrived(
     await until(lambda: len(store.rows()) == len(world.expected))
     running.cancel()
     await asyncio.wait({running})
+    world.check(store)
+
+
+@pytest.mark.parametrize(("far", "rested"), [(3, 8), (10, 1), (11, 0)])
+async def test_a_store_that_is_far_behind_rests_between_its_cuts_while_the_machine_is_full(
+    world: World, monkeypatch: pytest.MonkeyPatch, far: int, rested: int
+) -> None:
+    """Cuts of one message each leave 11 of 12, then 10: it rests where more than so many times a cut's are left."""
+    rests: list[float] = []
+
+    async def rest(self: Yielding, worked: float) -> None:
+        rests.append(worked)
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(Yielding, "rest", rest)
+    monkeypatch.setattr("processor.event_store.store.FAR", far)
+    monkeypatch.setattr("processor.event_store.fresh_messages.MAX_ROWS", 1)
+    world.send(12)
+    await world.work()
+    store = await world.started()
+    store.deliver()
+    running = asyncio.create_task(store.store.run())
+    await until(lambda: len(store.rows()) == len(world.expected))
+    running.cancel()
+    await asyncio.wait({running})
+    assert len(rests) == rested
+    assert all(each > 0 for each in rests)
     world.check(store)
 
 
