@@ -87,8 +87,8 @@ class Yielding:
         """Pieces of work that do without a rest."""
 
     async def rest(self, worked: float) -> None:
-        """Rest for `REST` times as long as has been worked, at most `MOST_REST`. Where something is left of the machine go on after
-        `LOOK`, and do not rest before `SPARED` more of such pieces."""
+        """Rest for `REST` times as long as has been worked, at most `MOST_REST`. Where something is left of the machine
+        go on after `LOOK`, and do not rest before `SPARED` more of such pieces."""
         if self._spared:
             self._spared -= 1
             return

@@ -49,7 +49,7 @@ ENOUGH: Final = 16 << 20
 """Bytes of a partition's waiting messages for which a store that is behind cuts at once."""
 
 FAR: Final = 10
-"""As many times the messages of a cut are left after it by a store that is far behind, and leaves the cores to others."""
+"""As many times the messages of a cut are left after it by a store that is far behind, and lets others go first."""
 
 T = TypeVar("T")
 
@@ -246,8 +246,6 @@ class Store:
             began = time.monotonic()
             try:
                 goes_on_at_once = await self.cut()
-                if self._is_far_behind:
-                    await self._yielding.rest(time.monotonic() - began)
             except LogBroken:
                 raise
             except (LogError, OSError) as error:
@@ -256,6 +254,9 @@ class Store:
                 continue
             if not goes_on_at_once:
                 self._wake.clear()
+            if self._is_far_behind:
+                await self._yielding.rest(time.monotonic() - began)
+            if not goes_on_at_once:
                 try:
                     async with asyncio.timeout(max(PAUSE, began + INTERVAL - time.monotonic())):
                         await self._wake.wait()
