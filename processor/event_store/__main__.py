@@ -10,17 +10,20 @@ with without_collections():
     import signal
     import sys
     import time
-    from typing import Any, Final
+    from typing import TYPE_CHECKING, Any, Final
 
     from processor import lifeline, logs, open_files, restart
     from processor.background import step_back
     from processor.core.visible import visible_lines
-    from processor.event_store.store_app import StoreApplication
+    from processor.log.embedded.writer_process import WriterProcess
     from processor.log.errors import LogError, LogUnavailable
     from processor.log.file_lock import FileLock
     from processor.settings import Settings, SettingsError, load
     from processor.structured_log import get_logger
     from processor.wall_clock import now
+
+if TYPE_CHECKING:
+    from processor.event_store.store_app import StoreApplication
 
 LOCK_PATIENCE: Final = 5.0
 """Seconds to wait for an earlier store that is ending."""
@@ -43,7 +46,6 @@ def main() -> int:
     """Run the store until SIGTERM; return the exit code."""
     is_again = restart.pause()
     open_files.raise_limit()
-    step_back(NICE)
     try:
         settings = load(Settings)
         logs.configure(settings, "store")
@@ -52,7 +54,11 @@ def main() -> int:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = FileLock(settings.data_dir / "store.lock")
         lock.acquire("another store runs on this data directory", LOCK_PATIENCE)
-        application = StoreApplication(settings, now)
+        writer = None if settings.broker.startswith("kafka://") else WriterProcess(settings.data_dir)
+        step_back(NICE)
+        with without_collections():  # what the process that writes does without
+            from processor.event_store.store_app import StoreApplication
+        application = StoreApplication(settings, now, writer)
     except (SettingsError, LogError) as error:
         print(visible_lines(f"spendstream store: {error}"), file=sys.stderr)  # noqa: T201 - a person started it wrongly
         if is_again and isinstance(error, LogUnavailable):
@@ -66,7 +72,7 @@ def main() -> int:
     os._exit(code)  # a merge that is under way is not waited for: its files are swept
 
 
-async def _run(application: StoreApplication) -> int:
+async def _run(application: "StoreApplication") -> int:
     log = get_logger()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

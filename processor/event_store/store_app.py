@@ -1,6 +1,7 @@
 """The Faust application of the event store: a consumer of the events with a group of its own, and no tables."""
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from processor import restart
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from processor.event_store.holder import StoreHolder
     from processor.event_store.segment_writer import SegmentWriter
+    from processor.log.embedded.writer_process import WriterProcess
 
 COMMIT_INTERVAL: Final = 1.0
 """Seconds between two commits of progress."""
@@ -38,9 +40,14 @@ class StoreApplication:
     """The Faust app, and the store's parts around it."""
 
     def __init__(
-        self, settings: Settings, clock: "Callable[[], int]", writer: "Callable[[Path], SegmentWriter]" = ParquetWriter
+        self,
+        settings: Settings,
+        clock: "Callable[[], int]",
+        log_writer: "WriterProcess | None" = None,
+        writer: "Callable[[Path], SegmentWriter]" = ParquetWriter,
     ) -> None:
         found = faust_app.find_log(settings)
+        found = found._replace(address=replace(found.address, writer=log_writer))
         self._address, self.partitions, counts = found
         address = found.address
         directory = StoreDirectory(settings.segments_dir, settings.store_min_free)

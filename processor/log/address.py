@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from processor.log import ownership
 from processor.log.kafka.config import KafkaAccess
@@ -15,6 +16,9 @@ from processor.log.port import LogWriter
 from processor.log.records import TopicPartition
 from processor.log.tail import POLL, Tail
 from processor.settings import Settings
+
+if TYPE_CHECKING:
+    from processor.log.embedded.writer_process import WriterProcess
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,8 @@ class LogAddress:
     """On Kafka it only has files that can be rebuilt, like the id index."""
     kafka: KafkaAccess | None = None
     """None: the embedded log."""
+    writer: WriterProcess | None = None
+    """The process that writes to the embedded log for this one; None: it writes itself."""
 
     @classmethod
     def of(cls, settings: Settings) -> LogAddress:
@@ -35,13 +41,18 @@ class LogAddress:
     def open(self, partitions: int | None = None, *, create: bool = False, upgrade: bool = False) -> LogWriter:
         """Open the log; with `create` make it, with this number of partitions, if there is none. Raises `LogError`.
 
-        With `upgrade`, for roles that start, a log of an older format is brought to this one.
+        With `upgrade`, for roles that start, a log of an older format is brought to this one. Where another process
+        writes for this one, the log is there.
         """
         if self.kafka is None:
             from processor.log.embedded.log import Log
 
             if create:
                 ownership.check_embedded(self.data_dir)
+            if self.writer is not None:
+                from processor.log.embedded.writer_process import LogWrittenAside
+
+                return LogWrittenAside(self.data_dir, self.writer)
             return Log(self.data_dir, partitions=partitions, create=create, upgrade=upgrade)
         from processor.log.kafka.log import KafkaLog
 

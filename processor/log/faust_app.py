@@ -7,6 +7,7 @@ from processor.log import losses
 from processor.log.address import LogAddress
 from processor.log.faust_assignment import Assignment, NoLeader
 from processor.log.faust_library import EventT, faust, tables
+from processor.log.port import LogWriter
 from processor.settings import Settings
 
 
@@ -25,6 +26,9 @@ class App(faust.App):
     Faust's decorators let Venusian note the module that calls them, so that a scan of packages finds agents and tasks.
     For each it compares the files of all modules, 2,000 of them, which was half of a worker's start after its imports.
     """
+
+    open_log: Callable[[], LogWriter]
+    """For transports, which open the log for themselves."""
 
     def add_agent(self, name: str, topic: Any, function: Callable[[Any], Awaitable[None]]) -> None:
         """Have `function` process the stream of a topic, in order."""
@@ -89,6 +93,7 @@ def make_app(group: str, log: LogFound, folder: str, commit_interval: float) -> 
         LeaderAssignor=NoLeader,
         HttpClient=object,
     )
+    app.open_log = address.open
     make = _transport_of(address)
     app.transport = make(app.conf.broker_consumer, app)
     app.producer_transport = make(app.conf.broker_producer, app)

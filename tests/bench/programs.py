@@ -85,6 +85,8 @@ class Program:
         for pid in sorted(below):
             role = _role(machine.command_line(pid))
             found[f"{role} {sum(name.startswith(role) for name in found) + 1}" if role in found else role] = pid
+        if "store" in found:
+            found |= dict(zip(["store's writer"], machine.children(found["store"]), strict=False))
         return found
 
     def stop(self) -> None:

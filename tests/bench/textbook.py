@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,7 @@ class Event(faust.Record, serializer="json"):
 
 
 class App(faust.App):
+    open_log: Any
     """With what the product's transport asks its application."""
 
     def resume_at(self, partition: int) -> int | None:
@@ -60,6 +62,7 @@ def create_app(directory: Path) -> App:
         autodiscover=False,
         PartitionAssignor=Assignment,
     )
+    app.open_log = partial(Log, directory, create=False)
     app.transport = Transport(app.conf.broker, app)
     app.producer_transport = Transport(app.conf.broker, app)
     events = app.topic(EVENTS, value_type=Event, partitions=1)

@@ -186,12 +186,6 @@ async def test_a_rebuild_makes_the_store_anew(tmp_path: Path) -> None:
         assert await check(started, 60, generation=1) == rows
 
 
-def is_store_ready(started: Server) -> bool:
-    """Whether the newest process of the store is. Its own line may come before the supervisor's of its start."""
-    pid = started.pid("store")
-    return pid is not None and is_alive(pid) and any(entry["pid"] == pid for entry in started.entries("child.ready"))
-
-
 async def test_kills_and_pauses_of_the_store_lose_and_repeat_nothing(tmp_path: Path) -> None:
     chance = random.Random(3)
     with server(tmp_path / "data", event_store=True, partitions=2) as started:
@@ -200,8 +194,6 @@ async def test_kills_and_pauses_of_the_store_lose_and_repeat_nothing(tmp_path: P
                 await send(reader, some(50, chance))
                 await asyncio.sleep(chance.random() / 2)
                 if round_ % 3 == 2:
-                    # One that stands still while it opens the log has the lock which writers need, too.
-                    await asyncio.to_thread(wait_until, lambda: is_store_ready(started))
                     await asyncio.to_thread(started.signal, "store", signal.SIGSTOP)
                     await send(reader, some(50, chance))
                     await asyncio.to_thread(started.signal, "store", signal.SIGCONT)
@@ -209,6 +201,24 @@ async def test_kills_and_pauses_of_the_store_lose_and_repeat_nothing(tmp_path: P
                     await asyncio.to_thread(started.kill, "store")
             await reader.caught_up(12 * 50 + 4 * 50)
             await check(started, 800)
+
+
+async def test_a_store_that_stands_still_at_any_moment_keeps_no_batch_waiting(tmp_path: Path) -> None:
+    """Neither while it opens the log nor while it writes: it never has the lock for which writers wait."""
+    chance = random.Random(4)
+    with server(tmp_path / "data", event_store=False) as started:
+        async with clients.reader(started) as reader:
+            for round_ in range(8):
+                with server(tmp_path / "data", "store", start=False) as store:
+                    store.launch()
+                    await asyncio.sleep(chance.random() / 4)
+                    os.kill(store.process.pid, signal.SIGSTOP)
+                    await send(reader, some(50, chance))
+                    await reader.caught_up(50 * (round_ + 1))
+                    os.kill(store.process.pid, signal.SIGCONT)
+        with server(tmp_path / "data", "store"):
+            await asyncio.to_thread(stored.wait_stored, address(started))
+        assert await asyncio.to_thread(clients.verify, started) == []
 
 
 async def test_a_byte_that_the_disk_has_changed_is_found_and_made_anew(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -230,6 +232,40 @@ def test_the_write_ahead_log_is_emptied_beside_the_writers(log: Log) -> None:
     assert all(len(record.value or b"") == 1 << 20 for record in log.read(E0, 0, max_bytes=1 << 30))
 
 
+def test_a_reader_that_stands_still_keeps_writers_waiting_less_and_less_often(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = 100.0
+    resets: list[float] = []
+
+    class Counted(Log):
+        def checkpoint(self, *, reset: bool = False) -> tuple[int, int]:
+            if reset:
+                resets.append(at)
+            return super().checkpoint(reset=reset)
+
+    monkeypatch.setattr(checkpointer_module, "Log", Counted)
+    monkeypatch.setattr(checkpointer_module, "HARD_LIMIT", SOFT_LIMIT)
+    monkeypatch.setattr("processor.log.embedded.checkpointer.time.monotonic", lambda: at)
+    look = Checkpointer(log.path.parent)._look  # noqa: SLF001 - its thread goes by the clock
+    put(log, E0, os.urandom(SOFT_LIMIT))
+    with closing(Log(log.path.parent, create=False)) as reader:
+        with reader.snapshot():
+            assert reader.end(E0) == 1
+            put(log, E0, b"later")
+            for _ in range(160):
+                look()
+                at += checkpointer_module.INTERVAL
+        pauses = [after - before for before, after in pairwise(resets)]
+        assert pauses == [0.25, 0.5, 1, 2, 4, 8, 8, 8, 8]
+        at += checkpointer_module.MAX_PAUSE
+        look()
+        assert log.wal_size() == 0
+        put(log, E0, os.urandom(SOFT_LIMIT))
+        look()
+        assert log.wal_size() == 0, "at once again"
+
+
 def make_format(directory: Path, version: int) -> None:
     """A log of one record as format 3 had it, which says that it is of this format."""
     log = Log(directory, partitions=2)
@@ -390,6 +426,54 @@ def test_after_a_failed_checkpoint_nothing_goes_on_before_the_log_was_recovered(
     again.check()
     assert again.wal_size() == 0, "all of it was written into the file"
     assert [record.value for record in again.read(E0, 0)] == [b"a"]
+
+
+def test_a_log_is_opened_without_the_lock_that_writers_need(log: Log, tmp_path: Path) -> None:
+    """A process that stands still while it opens it keeps nobody waiting, and one that opens it waits for nobody."""
+    put(log, E0, b"a")
+    lock = FileLock(log.path.with_name("log.lock"))
+    with lock.held():
+        for again in (Log(log.path.parent, create=False), Log(log.path.parent, partitions=2, upgrade=True)):
+            assert [record.value for record in again.read(E0, 0)] == [b"a"]
+            again.close()
+
+
+@pytest.mark.parametrize("what", ["recovery", "format", "topics", "file"])
+def test_who_has_something_to_change_in_a_log_waits_for_its_turn(tmp_path: Path, what: str) -> None:
+    directory = tmp_path / "data"
+    if what == "format":
+        format3.make(directory)
+    elif what == "file":
+        directory.mkdir()
+    else:
+        log = Log(directory)
+        if what == "recovery":
+            log.broken("a checkpoint failed")
+        else:
+            with closing(apsw.Connection(str(log.path))) as db:
+                db.execute("DELETE FROM partition WHERE topic = ?", (SEGMENTS,))
+        log.close()
+    lock = FileLock(directory / "log.lock")
+    opened: list[Log] = []
+    thread = threading.Thread(target=lambda: opened.append(Log(directory, upgrade=True)))
+    with lock.held():
+        thread.start()
+        thread.join(0.2)
+        assert not opened
+    thread.join(PATIENCE)
+    assert opened[0].topics()[SEGMENTS] == 1
+    assert opened[0].end(E0) == (6 if what == "format" else 0)
+
+
+def test_a_log_that_has_to_be_recovered_since_it_was_opened_is_given_back(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process meets a failed fsync after it was looked for the mark of one, and before the file is open."""
+    looks = iter([False, True])
+    monkeypatch.setattr(Log, "_is_to_be_recovered", lambda self: next(looks, True))
+    log.broken("an fsync failed")
+    with pytest.raises(RecoveryNeeded):  # `log` still has it open
+        Log(log.path.parent, create=False)
 
 
 class FailingLog(Log):

@@ -2,13 +2,14 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import apsw
 
-from processor.log.embedded.log import Log
+from processor.log.embedded.log import IN_THE_WAY, Log
 from processor.log.errors import Locked, LogBroken, RecoveryNeeded
 from processor.log.file_lock import FileLock
 from processor.recurring import Recurring
@@ -22,6 +23,10 @@ HARD_LIMIT: Final = 128 * 1024 * 1024
 
 INTERVAL: Final = 0.25
 """Seconds between two looks."""
+
+MAX_PAUSE: Final = 8.0
+"""Most seconds after a reader was in the way until the write-ahead log may start anew: each try keeps writers waiting
+for a tenth of a second, and a reader may stand still for long."""
 
 EXIT_BROKEN: Final = 74
 """The process ends with it (EX_IOERR of sysexits.h) when it must not use the log any more. Its supervisor ends all
@@ -60,6 +65,9 @@ class Checkpointer(threading.Thread):
         self._store: Log | None = None
         self._lock: FileLock | None = None
         self._mine = False
+        self._pause = 0.0
+        self._may_reset_at = 0.0
+        """Monotonic seconds."""
 
     def run(self) -> None:
         """Look each `INTERVAL`. Nothing but a log that must not be used ends it: what else fails is tried again."""
@@ -117,8 +125,10 @@ class Checkpointer(threading.Thread):
         if size < SOFT_LIMIT:
             return
         frames, moved = self._checkpoint(store, reset=False)
-        if size >= HARD_LIMIT or (frames == moved and size >= SOFT_LIMIT):
-            self._checkpoint(store, reset=True)
+        if (size >= HARD_LIMIT or frames == moved) and time.monotonic() >= self._may_reset_at:
+            is_a_reader_there = self._checkpoint(store, reset=True) == IN_THE_WAY and self._failure is None
+            self._pause = min(max(2 * self._pause, INTERVAL), MAX_PAUSE) if is_a_reader_there else 0.0
+            self._may_reset_at = time.monotonic() + self._pause
 
     def _finish(self) -> None:
         """At the end everything goes into the file: who copies it alone then has it all."""
@@ -140,7 +150,7 @@ class Checkpointer(threading.Thread):
         except apsw.Error as error:
             if store.has_no_room(error):  # the next look tries again
                 self._failure = str(error)
-                return (1, 0)
+                return IN_THE_WAY
             raise store.broken(f"a checkpoint of {store.path} failed: {error}") from error
 
     def stop(self) -> None:

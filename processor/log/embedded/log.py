@@ -62,6 +62,8 @@ MAX_PARTITIONS: Final = 1024
 COPY_PAGES: Final = 1024
 """Pages of 8 KiB that are copied in one step."""
 BUSY_MS: Final = 10_000
+IN_THE_WAY: Final = (1, 0)
+"""What a checkpoint returns that a reader has kept from being made."""
 RECOVERY_PATIENCE_MS: Final = 2_000
 """How long a start waits for those that still have a log open that must be recovered."""
 
@@ -194,6 +196,24 @@ def _connect(path: Path) -> apsw.Connection:
     return db
 
 
+def _configure(db: apsw.Connection) -> None:
+    """Set what SQLite does not keep in the file. Writes nothing."""
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA wal_autocheckpoint = 0")  # the checkpointer's thread does it
+    db.execute("PRAGMA journal_size_limit = 16777216")
+    db.execute("PRAGMA cache_size = -16384")
+
+
+def _has_schema(db: apsw.Connection) -> bool:
+    return bool(db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'meta'").get)
+
+
+def _missing_topics(db: apsw.Connection) -> list[str]:
+    """Topics that the log of an earlier version does not have."""
+    query = "SELECT count(*) FROM partition WHERE topic = ?"
+    return [topic for topic in sorted(LATER) if not db.execute(query, (topic,)).get]
+
+
 class Log:
     """One process's view of the log file. Raises `LogError` when it cannot be opened."""
 
@@ -239,6 +259,8 @@ class Log:
 
     def _open(self, partitions: int | None, *, upgrade: bool) -> None:
         """Open the file, made, recovered and brought to this format where it has to be, while no other process does."""
+        if self._open_as_it_is(upgrade=upgrade):
+            return
         with self._lock.held():
             if not self.path.exists():
                 self._check_is_new("gone")
@@ -249,6 +271,40 @@ class Log:
             self._db = _connect(self.path)
             self._prepare(partitions, upgrade=upgrade)
             self._guard.begin()
+
+    def _open_as_it_is(self, *, upgrade: bool) -> bool:
+        """Open a file to which nothing has to be done first; False where something may have to be.
+
+        Without the lock, for which writers would wait as long as a reader stood still here.
+        """
+        if self._is_to_be_recovered() or not self.path.exists() or not self.path.stat().st_size:
+            return False
+        db = _connect(self.path)
+        is_open = False
+        try:
+            is_open = self._is_ready(db, upgrade=upgrade)
+            if is_open:
+                _configure(db)
+                self._db = db
+                self._guard.begin()
+                is_open = not self._is_to_be_recovered()  # or a process has met a failed fsync meanwhile
+        except apsw.Error:  # what it is shows when nobody else is at it
+            is_open = False
+        finally:
+            if not is_open:
+                db.close()
+        return is_open
+
+    def _is_ready(self, db: apsw.Connection, *, upgrade: bool) -> bool:
+        """Whether `_prepare` would have nothing to do."""
+        if db.execute("PRAGMA journal_mode").get != "wal" or not _has_schema(db):
+            return False
+        version = db.execute("SELECT value FROM meta WHERE name = 'format'").get
+        is_known = version == FORMAT if upgrade else OLDEST <= version <= FORMAT
+        return is_known and not (upgrade and self._is_to_be_summed(db)) and not _missing_topics(db)
+
+    def _is_to_be_recovered(self) -> bool:
+        return self.recovery_path.exists() or self.deferred_path.exists()
 
     def _check_partitions(self, asked: int | None) -> None:
         if asked is not None and asked != self.partitions:
@@ -284,9 +340,9 @@ class Log:
         Where the disk has no room for it, the file is renamed to `deferred_path`: the log is only read then, by this
         process and those that come after it, until there is room. None that was running before has it open.
         """
-        is_needed = self.recovery_path.exists()
-        if not is_needed and not self.deferred_path.exists():
+        if not self._is_to_be_recovered():
             return
+        is_needed = self.recovery_path.exists()
         db = _connect(self.path)
         db.set_busy_timeout(RECOVERY_PATIENCE_MS if is_needed else 0)
         try:
@@ -319,12 +375,8 @@ class Log:
         db = self._db
         db.execute("PRAGMA page_size = 8192")
         db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA wal_autocheckpoint = 0")  # the checkpointer's thread does it
-        db.execute("PRAGMA journal_size_limit = 16777216")
-        db.execute("PRAGMA cache_size = -16384")
-        found = db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'meta'").get
-        if not found:
+        _configure(db)
+        if not _has_schema(db):
             self._create(DEFAULT_PARTITIONS if partitions is None else partitions)
             return
         version = db.execute("SELECT value FROM meta WHERE name = 'format'").get
@@ -345,7 +397,7 @@ class Log:
     def _upgrade(self, version: int) -> None:
         """Bring a log of format 3 to this one, in which records have a checksum, and note from where on they have."""
         db = self._db
-        if version == FORMAT and db.execute("SELECT count(*) FROM meta WHERE name = ?", (SUMMED_FROM,)).get:
+        if version == FORMAT and not self._is_to_be_summed(db):
             return
         self._refuse_unrecovered()
         with self._transaction():
@@ -356,6 +408,11 @@ class Log:
             found = {number: self._first_summed(number, end) for number, end in ends}
             summed = json.dumps({number: offset for number, offset in found.items() if offset})
             db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (SUMMED_FROM, summed))
+
+    @staticmethod
+    def _is_to_be_summed(db: apsw.Connection) -> bool:
+        """Whether nothing says yet from where on records have a checksum."""
+        return not db.execute("SELECT count(*) FROM meta WHERE name = ?", (SUMMED_FROM,)).get
 
     def _first_summed(self, number: int, end: int) -> int:
         """The offset of a partition from which on all records have a checksum: earlier ones were appended without."""
@@ -375,8 +432,7 @@ class Log:
 
         Where nothing can be written now, a later start does it: until then there is no such topic.
         """
-        query = "SELECT count(*) FROM partition WHERE topic = ?"
-        missing = [(topic, 0) for topic in sorted(LATER) if not self._db.execute(query, (topic,)).get]
+        missing = [(topic, 0) for topic in _missing_topics(self._db)]
         if missing and not self._is_unrecovered:
             try:
                 with self._transaction():
@@ -835,8 +891,8 @@ class Log:
         """Move the write-ahead log into the file; returns (its frames, those moved).
 
         Beside running writers; with `reset` it keeps them out for the rest of it, so that the next one starts the
-        write-ahead log anew. A reader in the way: (1, 0). Raises `apsw.Error`: after any but those that `has_no_room`
-        knows there must be no other checkpoint before all processes have ended.
+        write-ahead log anew. A reader in the way: `IN_THE_WAY`. Raises `apsw.Error`: after any but those that
+        `has_no_room` knows there must be no other checkpoint before all processes have ended.
 
         Of a log that `needs_recovery` it is the recovery, always a reset. Those that have it open came after the
         failure, so SQLite counts nothing as written that was not written since: all of it is written and synced.
@@ -852,6 +908,6 @@ class Log:
                     self.deferred_path.unlink(missing_ok=True)
                 return found
         except apsw.BusyError:
-            return (1, 0)
+            return IN_THE_WAY
         finally:
             self._db.set_busy_timeout(BUSY_MS)

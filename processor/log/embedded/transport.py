@@ -7,7 +7,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar, cast
 
 from processor.log import faust_transport
@@ -35,17 +34,12 @@ FETCH_BYTES: Final = 8 * 1024 * 1024
 """Most records and bytes of one fetch from one partition."""
 
 
-def data_dir(url: Any) -> Path:
-    """Return the data directory that a broker URL names."""
-    return Path(url.path)
-
-
 class Consumer(faust_transport.Consumer):
     """Reads the log on one thread; positions are kept here, committed offsets in the log."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._store = Log(data_dir(self.transport.url[0]), create=False)
+        self._store: Log = cast(Any, self.app).open_log()
         self.counts = self._store.topics()
         self._positions: dict[TP, int] = {}
         self._ends: dict[TP, int] = {}
@@ -156,7 +150,7 @@ class Producer(faust_transport.Producer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._thread = ThreadPoolExecutor(1, "log-writer")
-        self._store = Log(data_dir(cast(Any, self.transport).url[0]), create=False)
+        self._store: Log = cast(Any, self.app).open_log()
         self.counts = self._store.topics()
 
     async def append(self, appends: list[Append]) -> list[int]:
