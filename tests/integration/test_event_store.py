@@ -11,6 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
+from processor.event_store.store_app import EXIT_BROKEN
 from processor.log.address import LogAddress
 from processor.log.embedded.log import Log
 from processor.log.records import TopicPartition
@@ -219,6 +220,31 @@ async def test_a_store_that_stands_still_at_any_moment_keeps_no_batch_waiting(tm
         with server(tmp_path / "data", "store"):
             await asyncio.to_thread(stored.wait_stored, address(started))
         assert await asyncio.to_thread(clients.verify, started) == []
+
+
+def writer_of(store: int) -> int:
+    """The process that writes for a store, once there is one."""
+    children = Path(f"/proc/{store}/task/{store}/children")
+    wait_until(children.read_text)
+    return int(children.read_text())
+
+
+async def test_a_store_whose_writer_is_killed_begins_anew_and_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    chance = random.Random(5)
+    with server(tmp_path / "data", event_store=True) as started:
+        async with clients.reader(started) as reader:
+            for _ in range(4):
+                store = await asyncio.to_thread(started.signal, "store", 0)
+                writer = await asyncio.to_thread(writer_of, store)
+                await send(reader, some(50, chance))
+                await asyncio.sleep(chance.random() / 2)
+                os.kill(writer, signal.SIGKILL)
+                await send(reader, some(10, chance))  # what it finds out by
+                await asyncio.to_thread(wait_until, lambda: not is_alive(store))  # noqa: B023 - called before the next
+            await reader.caught_up(4 * 60)
+            await check(started, 240)
+        assert {entry["code"] for entry in started.entries("child.ended")} == {EXIT_BROKEN}
+        assert "the process that writes to the log has ended" in started.log()
 
 
 async def test_a_byte_that_the_disk_has_changed_is_found_and_made_anew(tmp_path: Path) -> None:
