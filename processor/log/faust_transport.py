@@ -66,8 +66,10 @@ class Consumer(base.Consumer):
         self._goes_on.set()
 
     def on_buffer_drop(self, tp: TP) -> None:
-        """A partition has room again in the queue of its stream."""
+        """A partition has room again in the queue of its stream. Faust fetches it then, but for what is left out."""
         super().on_buffer_drop(tp)
+        if tp in self._left_out:
+            self.pause_partitions({tp})
         self._goes_on.set()
 
     def _set_active_tps(self, tps: set[TP]) -> set[TP]:
@@ -207,7 +209,8 @@ class Producer(base.Producer):
                 offsets = await self.append([append for append, _ in batch])
             except LogError as error:
                 for _, future in batch:
-                    future.set_exception(ProducerSendError(str(error)))
+                    if not future.done():
+                        future.set_exception(ProducerSendError(str(error)))
                 continue
             for (append, future), offset in zip(batch, offsets, strict=True):
                 tp = TP(*append.to)
