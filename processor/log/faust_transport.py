@@ -55,9 +55,10 @@ class Consumer(base.Consumer):
         self.pause_partitions({tp})
 
     async def go_on(self, tp: TP) -> None:
-        """Fetch a partition again that was left out, from after the last message that was fetched."""
-        self._left_out.discard(tp)
-        if tp in self._assigned:
+        """Fetch a partition again that was left out, from after the last message that was fetched. Nothing is done for
+        one that was given up meanwhile, or assigned anew."""
+        if tp in self._left_out:
+            self._left_out.discard(tp)
             self.resume_partitions({tp})
 
     def resume_partitions(self, tps: Iterable[TP]) -> None:

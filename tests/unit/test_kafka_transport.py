@@ -229,6 +229,18 @@ def test_a_seek_resumes_what_is_left_out_only_where_partitions_were_assigned_ane
     assert member.fetched(EVENTS_1) == (list(range(7, 71)) if is_assigned_anew else [])
 
 
+async def test_a_partition_that_was_assigned_anew_does_not_go_on_where_it_once_was() -> None:
+    """Another store may have written less or more of it meanwhile: what lay between would have been skipped."""
+    member = Holding(100)
+    member.goes_on_for_the_loop()
+    member.seek_committed(1)
+    assert member.source.sought == [(1, 7)]
+    await member.go_on(EVENTS_1)
+    member.end()
+    assert member.source.sought == [(1, 7)]
+    assert member.fetched(EVENTS_1) == list(range(7, 71))
+
+
 async def test_a_partition_that_goes_on_at_once_after_it_was_left_out_is_not_paused() -> None:
     """It was paused by what had been begun first and done last."""
     member = Holding(100)

@@ -140,6 +140,7 @@ class Consumer(faust_transport.Consumer):
         partitions = self._used(partitions)
         for found in partitions:
             self._positions.pop(TP(EVENTS, found.partition), None)
+        self._not_read = frozenset()
         client.assign(partitions)
         if partitions:
             client.pause(partitions)  # until their state is here and their offset known
@@ -230,6 +231,8 @@ class Consumer(faust_transport.Consumer):
     def _go_on(self, tp: TP) -> None:
         """Seek what comes after the last message that was delivered: what had been read beyond it was dropped, also
         what lies before a damaged record."""
+        if tp not in self._not_read:  # it was assigned anew, and goes on elsewhere
+            return
         self._not_read -= {tp}
         position = self._ends.get(tp)
         if self._client is None or position is None:
