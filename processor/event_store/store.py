@@ -284,8 +284,8 @@ class Store:
         return left.is_full or any(map(self._is_enough, self._fresh.values()))
 
     async def _let_in(self) -> None:
-        """Fetch again what was held, where there is room. Not within a turn: the consumer may be waiting for one, to give
-        partitions up, before it does this."""
+        """Fetch again what was held, where there is room. Not within a turn: the consumer may wait for one, so as to
+        give partitions up, before it does this."""
         for number in list(self._held):
             if number not in self._held:  # it was given up meanwhile
                 continue
