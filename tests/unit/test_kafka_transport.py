@@ -168,7 +168,7 @@ class Holding(Member):
         self._goes_on, self._assigned, self._paused_partitions = asyncio.Event(), {EVENTS_1}, set()
         self._active_partitions = {EVENTS_1}
         assert self.fetched(EVENTS_1) == list(range(64))
-        self._left_out = {EVENTS_1}
+        self._left_out, self._active_partitions = {EVENTS_1}, set()
         self._pause(EVENTS_1)
 
     def fetched(self, *active: TP) -> list[int]:
@@ -185,6 +185,9 @@ class Holding(Member):
 
     def goes_on_for_the_loop(self) -> None:
         self._left_out = set()
+
+    def is_active(self) -> bool:
+        return EVENTS_1 in self._get_active_partitions()
 
     def end(self) -> None:
         self._thread.shutdown()
@@ -250,3 +253,17 @@ async def test_a_partition_that_goes_on_at_once_after_it_was_left_out_is_not_pau
     await asyncio.sleep(0)
     member.end()
     assert not member.source.is_paused
+
+
+async def test_a_partition_that_is_left_out_again_while_it_goes_on_can_go_on_later() -> None:
+    """The loop took it for one that goes on, and nobody resumed what the thread had paused."""
+    member = Holding(100)
+    going = asyncio.ensure_future(member.go_on(EVENTS_1))
+    await asyncio.sleep(0)
+    member.leave_out(EVENTS_1)
+    await going
+    assert not member.is_active()
+    await member.go_on(EVENTS_1)
+    member.end()
+    assert member.is_active()
+    assert member.fetched(EVENTS_1) == list(range(64, 100))

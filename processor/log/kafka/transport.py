@@ -89,6 +89,8 @@ class Consumer(faust_transport.Consumer):
     """Partition that had one -> its offset: all before it has been delivered."""
     _not_read: frozenset[TP] = frozenset()
     """Partitions that are left out, as far as this thread knows: `_left_out` changes on the event loop, when it may."""
+    _going_on: frozenset[TP] = frozenset()
+    """Those that this thread is to go on with; of the event loop."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -220,13 +222,17 @@ class Consumer(faust_transport.Consumer):
     def leave_out(self, tp: TP) -> None:
         """See `faust_transport.Consumer.leave_out`."""
         super().leave_out(tp)
+        self._going_on -= {tp}
         with contextlib.suppress(RuntimeError):  # the consumer has stopped
             self._thread.submit(self._pause, tp)  # now: it must not come after what `go_on` does
 
     async def go_on(self, tp: TP) -> None:
         """See `faust_transport.Consumer.go_on`."""
+        self._going_on |= {tp}
         await self._call(self._go_on, tp)
-        await super().go_on(tp)
+        if tp in self._going_on:  # it was not left out again meanwhile
+            self._going_on -= {tp}
+            await super().go_on(tp)
 
     def _go_on(self, tp: TP) -> None:
         """Seek what comes after the last message that was delivered: what had been read beyond it was dropped, also
