@@ -4,6 +4,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -44,7 +45,7 @@ def _size(value: object) -> object:
     if found is None:
         return value
     number, unit = found.groups()
-    return int(float(number) * _UNITS[(unit or "b").lower()])
+    return int(Fraction(number) * _UNITS[(unit or "b").lower()])
 
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([bkmgt]|[kmgt]ib)?", re.IGNORECASE).fullmatch
@@ -147,9 +148,9 @@ def load(kind: type[S], **flags: Any) -> S:
     try:
         settings = kind.model_validate({**_from_file(), **_from_variables(kind, os.environ), **given})
     except ValidationError as error:
-        lines = [f"  SPENDSTREAM_{_name(fault['loc'])}: {fault['msg']}" for fault in error.errors()]
+        lines = [f"  {_of_setting(fault['loc'])}{fault['msg'].removeprefix(_OWN)}" for fault in error.errors()]
         raise SettingsError("wrong settings:\n" + "\n".join(lines)) from None
-    except ValueError as error:  # the file is not TOML
+    except (ValueError, OSError) as error:  # the file is not TOML, or may not be read
         raise SettingsError(f"cannot read {os.environ.get(CONFIG_VARIABLE, CONFIG_FILE)}: {error}") from None
     settings.data_dir = settings.data_dir.expanduser().absolute()
     if settings.store_dir is not None:
@@ -170,5 +171,10 @@ def _from_file() -> dict[str, Any]:
     return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _name(location: tuple[int | str, ...]) -> str:
-    return str(location[0]).upper() if location else ""
+def _of_setting(location: tuple[int | str, ...]) -> str:
+    """Return how a fault begins; one of several settings names them itself."""
+    return f"{PREFIX}{str(location[0]).upper()}: " if location else ""
+
+
+_OWN: Final = "Value error, "
+"""What pydantic puts before the texts of this program."""

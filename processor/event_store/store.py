@@ -281,12 +281,15 @@ class Store:
                 self.is_cutting = False
             for fresh in self._fresh.values():
                 fresh.release()
-            await self._let_in()
-            return left.is_full or any(map(self._is_enough, self._fresh.values()))
+        await self._let_in()
+        return left.is_full or any(map(self._is_enough, self._fresh.values()))
 
     async def _let_in(self) -> None:
-        """Fetch again what was held, where there is room."""
+        """Fetch again what was held, where there is room. Not within a turn: the consumer may wait for one, so as to
+        give partitions up, before it does this."""
         for number in list(self._held):
+            if number not in self._held:  # it was given up meanwhile
+                continue
             if self._fresh[number].bytes <= self._share // 2 and not self._fresh[number].is_stopped:
                 self._held.discard(number)
                 if self._go_on is not None:

@@ -58,6 +58,10 @@ class StoreDirectory:
         if found is None:
             self._write_mark(identity)
 
+    def disclaim(self) -> None:
+        """Take the mark away, as nothing is in the directory any more, until a store claims it."""
+        self.storage.delete(MARK)
+
     @property
     def is_there(self) -> bool:
         """Whether the directory has its mark."""

@@ -55,9 +55,10 @@ class Consumer(base.Consumer):
         self.pause_partitions({tp})
 
     async def go_on(self, tp: TP) -> None:
-        """Fetch a partition again that was left out, from after the last message that was fetched."""
-        self._left_out.discard(tp)
-        if tp in self._assigned:
+        """Fetch a partition again that was left out, from after the last message that was fetched. Nothing is done for
+        one that was given up meanwhile, or assigned anew."""
+        if tp in self._left_out:
+            self._left_out.discard(tp)
             self.resume_partitions({tp})
 
     def resume_partitions(self, tps: Iterable[TP]) -> None:
@@ -66,8 +67,10 @@ class Consumer(base.Consumer):
         self._goes_on.set()
 
     def on_buffer_drop(self, tp: TP) -> None:
-        """A partition has room again in the queue of its stream."""
+        """A partition has room again in the queue of its stream. Faust fetches it then, but for what is left out."""
         super().on_buffer_drop(tp)
+        if tp in self._left_out:
+            self.pause_partitions({tp})
         self._goes_on.set()
 
     def _set_active_tps(self, tps: set[TP]) -> set[TP]:
@@ -207,7 +210,8 @@ class Producer(base.Producer):
                 offsets = await self.append([append for append, _ in batch])
             except LogError as error:
                 for _, future in batch:
-                    future.set_exception(ProducerSendError(str(error)))
+                    if not future.done():
+                        future.set_exception(ProducerSendError(str(error)))
                 continue
             for (append, future), offset in zip(batch, offsets, strict=True):
                 tp = TP(*append.to)

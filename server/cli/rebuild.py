@@ -68,6 +68,8 @@ def rebuild(as_json: bool, allow_loss: bool, **flags: Any) -> None:
                 except RebuildRefused as error:
                     _report(done, as_json)
                     fail(str(error))
+            if settings.broker == "sqlite://":  # else the mark says that it is the directory of all
+                StoreDirectory(settings.segments_dir).disclaim()
     except LogError as error:
         fail(str(error))
     _report(done, as_json)

@@ -10,6 +10,7 @@ from typing import Any, Final
 import click
 
 from processor import logs
+from processor.event_store.store_directory import StoreDirectory
 from processor.log.port import LogReader
 from processor.settings import Settings
 from processor.state.verify import Difference, Problem, Verification, VerifyError, damage_elsewhere, partitions_of
@@ -106,14 +107,20 @@ def _all_problems(verdicts: list[PartitionResult], elsewhere: list[Problem]) -> 
     yield from elsewhere
 
 
+def _has_store(directory: Path, *, is_embedded: bool) -> bool:
+    """Return whether there is an event store to compare: it may be on another machine, or this is a backup, or it was
+    thrown away by `rebuild`."""
+    return StoreDirectory(directory).is_there if is_embedded else directory.is_dir()
+
+
 def _verify(log: LogReader, number: int, settings: Settings, show: Show) -> PartitionResult:
     where = settings.data_dir if settings.data_dir.is_dir() else None
     index = settings.data_dir / "index" / f"{number:04d}"
     with tempfile.TemporaryDirectory(dir=where, prefix="verify-") as scratch:
         try:
             store = settings.segments_dir if settings.event_store else None
-            if store is not None and not store.is_dir():
-                store = None  # it is on another machine, or this is a backup
+            if store is not None and not _has_store(store, is_embedded=settings.broker == "sqlite://"):
+                store = None
             return PartitionResult(number, Verification(log, number, Path(scratch), show, index, store))
         except VerifyError as error:
             fail(str(error))

@@ -183,6 +183,8 @@ async def test_a_rebuild_makes_the_store_anew(tmp_path: Path) -> None:
         done = await asyncio.to_thread(started.cli, "rebuild")
         assert done.returncode == 0, done.stderr
         assert "the event store are made by the next start" in done.stdout
+        checked = await asyncio.to_thread(started.cli, "verify")
+        assert (checked.returncode, "problem" in checked.stdout) == (0, False), checked.stdout
         await asyncio.to_thread(started.start)
         assert await check(started, 60, generation=1) == rows
 

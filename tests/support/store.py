@@ -1,7 +1,7 @@
 """A store without Faust and without Parquet: messages are read from the log, segments are JSON."""
 
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -142,12 +142,26 @@ class StoreInProcess:
         self.now = now
         self.acks: list[tuple[int, int]] = []
         self.held: list[int] = []
+        self.went_on: list[int] = []
+        self.on_going_on: Callable[[], Awaitable[None]] | None = None
+        """Awaited before a partition goes on."""
         self.directory = StoreDirectory(self.path, 0, storage)
         self.storage = self.directory.storage
         self.path.mkdir(parents=True, exist_ok=True)
         self.store = Store(
-            self.address, self.directory, self.writer, lambda: self.now, payload_retention, self.held.append
+            self.address,
+            self.directory,
+            self.writer,
+            lambda: self.now,
+            payload_retention,
+            self.held.append,
+            self._go_on,
         )
+
+    async def _go_on(self, number: int) -> None:
+        if self.on_going_on is not None:
+            await self.on_going_on()
+        self.went_on.append(number)
 
     async def bring(self, numbers: Sequence[int]) -> None:
         await self.store.bring(numbers)

@@ -10,8 +10,11 @@ import pytest
 from faust.transport.utils import DefaultSchedulingStrategy
 from faust.types import TP
 
+from processor.log import faust_transport
 from processor.log.embedded import transport
 from processor.log.embedded.log import Log
+from processor.log.errors import LogUnavailable
+from processor.log.faust_library import ProducerSendError
 from processor.log.records import Append, TopicPartition
 from tests.support.patience import PATIENCE, until
 
@@ -139,6 +142,24 @@ async def test_a_partition_whose_buffer_was_full_does_not_wait_for_another_that_
     log.close()
 
 
+@pytest.mark.parametrize("full_first", [True, False])
+async def test_a_partition_that_is_left_out_stays_so_when_its_buffer_is_emptied(
+    tmp_path: Path, *, full_first: bool
+) -> None:
+    """Faust fetched it again: nothing bounded what an event store that was behind had waiting."""
+    log = Log(tmp_path)
+    log.append([Append(TopicPartition(*EVENTS_0), [(None, b"left out")])], 1)
+    consumer = Fetching(tmp_path)
+    steps = [consumer.on_buffer_full, consumer.leave_out]
+    for step in steps if full_first else reversed(steps):
+        step(EVENTS_0)
+    consumer.on_buffer_drop(EVENTS_0)
+    assert [each async for each in consumer.getmany(timeout=0.1)] == []
+    await consumer.go_on(EVENTS_0)
+    assert await asyncio.wait_for(_fetched(consumer), PATIENCE) == [0]
+    log.close()
+
+
 async def _fetched(consumer: Fetching) -> list[int]:
     return [message.offset async for _, message in consumer.getmany(timeout=2 * PATIENCE)]
 
@@ -185,3 +206,34 @@ async def test_whatever_else_the_logs_thread_is_needed_for_does_not_wait_for_rec
     consumer.stop_flow()
     with pytest.raises(StopAsyncIteration):
         await asyncio.wait_for(fetching, PATIENCE)
+
+
+class Producer(faust_transport.Producer):
+    """One whose log takes nothing until it is there again."""
+
+    def __init__(self) -> None:
+        self._unsent = []
+        self._sending = None
+        self.is_away = asyncio.Event()
+        self.is_there = False
+
+    async def append(self, appends: list[Append]) -> list[int]:
+        if self.is_there:
+            return [7 for _ in appends]
+        self.is_away.set()
+        await asyncio.sleep(0.01)
+        raise LogUnavailable("the disk is full")
+
+
+async def test_what_is_sent_after_a_sender_was_cancelled_while_the_log_was_away_is_appended() -> None:
+    """The task that appends ended with an error of asyncio, and nothing was sent any more."""
+    producer = Producer()
+    sending = asyncio.ensure_future(producer.send_and_wait(EVENTS_0.topic, None, b"", 0, None, None))
+    await producer.is_away.wait()
+    sending.cancel()
+    other = await producer.send(EVENTS_0.topic, None, b"", 0, None, None)
+    with pytest.raises(ProducerSendError):
+        await asyncio.wait_for(asyncio.ensure_future(other), PATIENCE)
+    producer.is_there = True
+    found = await asyncio.wait_for(producer.send_and_wait(EVENTS_0.topic, None, b"", 0, None, None), PATIENCE)
+    assert found.offset == 7

@@ -310,7 +310,7 @@ def test_a_refused_rebuild_leaves_the_store_of_no_partition_that_it_has_rebuilt(
     assert "partition 1" in refused(log)
     assert stored(log) == [name for name in segments if not name.startswith("0000-")]
     rebuilt(log, "--allow-loss")
-    assert stored(log) == ["log.id"]
+    assert stored(log) == []  # without its mark `verify` leaves the store out, until the next start makes it anew
 
 
 def test_a_rebuild_that_is_killed_has_removed_what_the_store_made_of_the_old_rows(

@@ -79,6 +79,38 @@ def test_half_of_tls_and_a_broken_file_are_faults(tmp_path: Path) -> None:
             load(Settings)
 
 
+def test_a_fault_of_several_settings_is_said_of_none_and_in_no_words_of_a_library() -> None:
+    with pytest.raises(SettingsError) as wrong:
+        load(ServerSettings, tls_cert="cert.pem")
+    text = "SPENDSTREAM_TLS_CERT and SPENDSTREAM_TLS_KEY go together: give both or neither"
+    assert str(wrong.value) == f"wrong settings:\n  {text}"
+    with pytest.raises(SettingsError) as wrong:
+        load(ServerSettings, bootstrap_key="lqt_")
+    assert str(wrong.value) == "wrong settings:\n  SPENDSTREAM_BOOTSTRAP_KEY: must be lqt_ and 64 hex characters"
+
+
+def test_a_file_that_may_not_be_read_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ended the program with a traceback."""
+    (tmp_path / "spendstream.toml").touch()
+
+    def refuse(path: Path, **_: object) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(SettingsError, match=r"cannot read spendstream\.toml: .*Permission denied"):
+        load(Settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("1.5GiB", 3 << 29), ("9007199254740993", 2**53 + 1), ("512 mib", 512 << 20), ("1" + 400 * "0", 10**400)],
+    ids=["fraction", "beyond doubles", "with a blank", "400 digits"],
+)
+def test_sizes_are_exact(text: str, size: int) -> None:
+    """Large ones lost their last digits, and some ended the program with a traceback."""
+    assert load(Settings, store_min_free=text).store_min_free == size
+
+
 def test_binds() -> None:
     assert split_bind("127.0.0.1:0") == ("127.0.0.1", 0)
     assert split_bind("[::1]:8080") == ("::1", 8080)

@@ -681,6 +681,38 @@ async def test_a_partition_whose_messages_wait_is_held(world: World, monkeypatch
     assert store.held == [0, 1]
 
 
+async def test_partitions_are_given_up_while_one_goes_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kafka's consumer has one thread, which waits for the store to give partitions up: what it is to do for one that
+    goes on comes after that. The store waited for it before it gave any up, for ever."""
+    monkeypatch.setattr("processor.event_store.store.MIN_WAITING", 100)
+    monkeypatch.setattr("processor.event_store.store.MAX_WAITING", 200)
+    world.send(20)
+    await world.work()
+    store = await world.started()
+    store.deliver()
+    given: list[dict[int, int]] = []
+
+    async def give_up() -> None:
+        given.append(await store.store.release([0, 1]))
+
+    store.on_going_on = give_up
+    await asyncio.wait_for(store.cut(), PATIENCE)
+    assert given == [store.catalog().reached]
+    assert store.went_on == [0]  # the other one is not this store's any more
+
+
+async def test_what_was_held_goes_on_once_it_is_stored(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("processor.event_store.store.MIN_WAITING", 100)
+    monkeypatch.setattr("processor.event_store.store.MAX_WAITING", 200)
+    world.send(20)
+    await world.work()
+    store = await world.started()
+    store.deliver()
+    await store.cut()
+    assert (store.held, store.went_on) == ([0, 1], [0, 1])
+    world.check(store)
+
+
 async def test_no_partition_is_cut_after_it_was_given_up(world: World) -> None:
     world.send(20)
     await world.work()

@@ -87,6 +87,10 @@ class Consumer(faust_transport.Consumer):
     """Partition with a damaged next record -> its offset, and when it is tried again (monotonic seconds)."""
     _floors: Mapping[int, int] = MappingProxyType({})
     """Partition that had one -> its offset: all before it has been delivered."""
+    _not_read: frozenset[TP] = frozenset()
+    """Partitions that are left out, as far as this thread knows: `_left_out` changes on the event loop, when it may."""
+    _going_on: frozenset[TP] = frozenset()
+    """Those that this thread is to go on with; of the event loop."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -138,6 +142,7 @@ class Consumer(faust_transport.Consumer):
         partitions = self._used(partitions)
         for found in partitions:
             self._positions.pop(TP(EVENTS, found.partition), None)
+        self._not_read = frozenset()
         client.assign(partitions)
         if partitions:
             client.pause(partitions)  # until their state is here and their offset known
@@ -217,26 +222,38 @@ class Consumer(faust_transport.Consumer):
     def leave_out(self, tp: TP) -> None:
         """See `faust_transport.Consumer.leave_out`."""
         super().leave_out(tp)
-        self.add_future(self._call(self._pause, tp))
+        self._going_on -= {tp}
+        with contextlib.suppress(RuntimeError):  # the consumer has stopped
+            self._thread.submit(self._pause, tp)  # now: it must not come after what `go_on` does
 
     async def go_on(self, tp: TP) -> None:
         """See `faust_transport.Consumer.go_on`."""
+        self._going_on |= {tp}
         await self._call(self._go_on, tp)
-        await super().go_on(tp)
+        if tp in self._going_on:  # it was not left out again meanwhile
+            self._going_on -= {tp}
+            await super().go_on(tp)
 
     def _go_on(self, tp: TP) -> None:
-        """Seek what comes after the last message that was delivered: what had been read beyond it was dropped."""
+        """Seek what comes after the last message that was delivered: what had been read beyond it was dropped, also
+        what lies before a damaged record."""
+        if tp not in self._not_read:  # it was assigned anew, and goes on elsewhere
+            return
+        self._not_read -= {tp}
         position = self._ends.get(tp)
         if self._client is None or position is None:
             return
         self._stash = deque(each for each in self._stash if each[0] != tp)
         self._positions[tp] = position
+        self._damaged = {number: when for number, when in self._damaged.items() if number != tp.partition}
+        self._floors = {number: offset for number, offset in self._floors.items() if number != tp.partition}
         with contextlib.suppress(KafkaException):  # it is not ours any more
             self._client.seek(Assigned(self._topic, tp.partition, position))
             if not self._paused:
                 self._client.resume([self._wire(tp)])
 
     def _pause(self, tp: TP) -> None:
+        self._not_read |= {tp}
         if self._client is not None:
             with contextlib.suppress(KafkaException):  # it is not ours any more
                 self._client.pause([self._wire(tp)])
@@ -253,7 +270,7 @@ class Consumer(faust_transport.Consumer):
             if tp in active:
                 found.setdefault(tp, []).append(record)
                 self._ends[tp] = record.offset + 1
-            elif tp not in self._left_out:
+            elif tp not in self._not_read:
                 held.append((tp, record))
         self._stash = held
         return found
@@ -267,7 +284,7 @@ class Consumer(faust_transport.Consumer):
             return
         full = len(self._stash) >= MAX_STASH
         if full != self._paused:
-            everything = [found for found in client.assignment() if TP(EVENTS, found.partition) not in self._left_out]
+            everything = [found for found in client.assignment() if TP(EVENTS, found.partition) not in self._not_read]
             chosen = everything if full else [found for found in everything if found.partition not in self._damaged]
             if chosen:
                 (client.pause if full else client.resume)(chosen)
@@ -330,6 +347,7 @@ class Consumer(faust_transport.Consumer):
 
     def _seek_committed(self, tps: list[TP]) -> dict[TP, int]:
         assert self._client is not None
+        self._not_read &= self._left_out  # which a new assignment has emptied
         assigned = {TP(EVENTS, found.partition) for found in self._client.assignment()}
         # What was lost since would be sought in vain, and meanwhile nobody would serve the group: it comes here again.
         tps = [tp for tp in tps if tp in assigned]
@@ -347,7 +365,7 @@ class Consumer(faust_transport.Consumer):
         self._damaged = {}
         self._floors = {}
         self._positions = dict(found)
-        self._client.resume([self._wire(tp) for tp in found])
+        self._client.resume([self._wire(tp) for tp in found if tp not in self._not_read])
         self._paused = False
         return found
 
