@@ -110,7 +110,9 @@ def _all_problems(verdicts: list[PartitionResult], elsewhere: list[Problem]) -> 
 def _has_store(directory: Path, *, is_embedded: bool) -> bool:
     """Return whether there is an event store to compare: it may be on another machine, or this is a backup, or it was
     thrown away by `rebuild`."""
-    return StoreDirectory(directory).is_there if is_embedded else directory.is_dir()
+    if not is_embedded:
+        return directory.is_dir()
+    return StoreDirectory(directory).is_there or any(directory.glob("*.parquet"))
 
 
 def _verify(log: LogReader, number: int, settings: Settings, show: Show) -> PartitionResult:
