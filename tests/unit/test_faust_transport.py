@@ -1,6 +1,7 @@
 """What both Faust transports have in common."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,7 +54,8 @@ class Fetching(transport.Consumer):
     def __init__(self, data_dir: Path) -> None:
         app = MagicMock(client_only=False, consumer_generation_id=1, rebalancing=False, in_recovery=False)
         app.conf.ConsumerScheduler = DefaultSchedulingStrategy
-        made = MagicMock(url=[SimpleNamespace(path=str(data_dir))], app=app)
+        app.open_log = partial(Log, data_dir, create=False)
+        made = MagicMock(app=app)
         nothing = MagicMock()
         super().__init__(made, nothing, on_partitions_revoked=nothing, on_partitions_assigned=nothing)
         self.assign({EVENTS_0})
