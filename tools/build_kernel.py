@@ -2,7 +2,8 @@
 
 A wheel has it where a C compiler and Python.h are, and is pure where they are not; an editable install has it beside
 its source. It is one file for all Pythons from 3.11 on. SPENDSTREAM_PURE=1 builds none, and with REQUIRE_KERNEL=1 it is
-an error if there can be none. SPENDSTREAM_KERNEL_CACHE names a directory of what was compiled before from the same C.
+an error if there can be none. SPENDSTREAM_KERNEL_CACHE names a directory of what was made before from the same source:
+of the C, and of what was compiled from it.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import shutil
 import sys
 import sysconfig
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -58,25 +60,49 @@ def build(root: Path, into: Path, *, sanitize: bool = False) -> Path:
     before = Path.cwd()
     os.chdir(root)
     try:
-        modules = cast(Any, cythonize)([extension], build_dir=str(into / "c"), quiet=True)
+        translated = into / "c" / FOLDER / "compiled.c"
+        translation = translation_of(root)
+        if translation is not None and translation.exists():
+            translated.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(translation, translated)
+            extension.sources[:] = [str(translated)]
+            modules = [extension]
+        else:
+            modules = cast(Any, cythonize)([extension], build_dir=str(into / "c"), quiet=True)
+            _keep(translated, translation)
         command = build_ext(Distribution({"name": "spendstream", "ext_modules": modules}))
         command.build_lib, command.build_temp = str(into), str(into / "o")
         command.ensure_finalized()
         built = into / FOLDER / FILE
-        cached = kept((into / "c" / FOLDER / "compiled.c").read_bytes(), extension)
+        cached = kept(translated.read_bytes(), extension)
         if cached is not None and cached.exists():
             built.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(cached, built)
             return built
         command.run()
-        if cached is not None:
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            part = cached.with_suffix(f".{os.getpid()}")
-            shutil.copy(built, part)
-            part.rename(cached)
+        _keep(built, cached)
         return built
     finally:
         os.chdir(before)
+
+
+def _keep(made: Path, cached: Path | None) -> None:
+    """Copy what was made into the cache, where it appears whole or not at all."""
+    if cached is not None:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        part = cached.with_suffix(f".{os.getpid()}")
+        shutil.copy(made, part)
+        part.rename(cached)
+
+
+def translation_of(root: Path) -> Path | None:
+    """Return the file in the cache for the C that Cython makes of the kernel's source."""
+    cache = os.environ.get(CACHE)
+    if cache is None:
+        return None
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sources(root)]
+    made_by = repr((version("cython"), digests))
+    return Path(cache) / f"{hashlib.sha256(made_by.encode()).hexdigest()}.c"
 
 
 def kept(source: bytes, extension: Any) -> Path | None:

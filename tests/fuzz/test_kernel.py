@@ -1,5 +1,6 @@
 """A few seconds of what `python -m tests.fuzz.kernel` does for as long as one likes."""
 
+import os
 import random
 import subprocess
 import sys
@@ -15,10 +16,13 @@ from processor.core.kernel.loaded import RUNNING
 from tests.fuzz import chosen_twins, column_twins, kernel, message_twins, segment_twins, span_twins, table_twins, twins
 from tests.support.examples import tries
 from tests.support.patience import PROCESS_PATIENCE
+from tools.build_kernel import CACHE
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SECONDS: Final = tries(40) / 10
 """Of each comparison, at least: four in the profile `default`."""
+KEPT: Final = {CACHE: os.environ[CACHE]} if CACHE in os.environ else {}
+"""Where the C of this kernel may be, and is put; no test has it in its environment."""
 
 Enough = Callable[[Counter[str]], bool]
 
@@ -100,6 +104,6 @@ def test_under_the_address_sanitizer_nothing_is_touched_that_is_not_ours() -> No
     if not Path(library).is_absolute():
         pytest.skip("the C compiler has no address sanitizer")
     command = [sys.executable, "-m", "tests.fuzz.kernel", "--sanitize", "--seconds", str(SECONDS)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **KEPT}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     print(done.stdout)

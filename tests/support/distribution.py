@@ -23,8 +23,8 @@ from tests.support.shared_brokers import shared_by
 ALONE: Final = ("tests/integration/", "tests/fuzz/")
 """Directories whose tests go one by one."""
 
-SHARED: Final = frozenset({"chrome", "filled", "limited", "running"})
-"""Fixtures that start something for the tests of a file."""
+SHARED: Final = frozenset({"chrome", "data", "doors", "filled", "limited", "priced", "running", "worded"})
+"""Fixtures that start or make something for the tests of a file, which else each process would do for itself."""
 
 LONG: Final = (
     "test_histories.py",
@@ -54,6 +54,7 @@ LONG: Final = (
     "test_otlp_guide.py",
     "test_otlp_clients.py",
     "test_index_files.py",
+    "test_terminal.py",
 )
 """Files whose tests come first: what begins last should be short."""
 

@@ -509,6 +509,7 @@ async def test_a_log_without_the_newest_claims_makes_the_ids_new_again(worker: W
     assert again.differences() == []
 
 
+@pytest.mark.slow
 async def test_a_damaged_index_ends_the_process_and_no_message(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("processor.state.loader.IdIndex", partial(IdIndex, first_capacity=1 << 13))
     worker = worker.restart()

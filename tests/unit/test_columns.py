@@ -91,6 +91,7 @@ def sums_of(said: Iterable[Row]) -> RowSums:
     return RowSums(*[*sums, first, last])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("small", [True, False])
 @given(batches=st.lists(st.lists(changes, max_size=12), max_size=8))
 @example(batches=[[((0, "user", "p1", "a", 0, "m1", "e1"), (1, 1, 0, 10**30, 0, 0, 5, 0, 3, 4), False)], [

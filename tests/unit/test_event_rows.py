@@ -237,6 +237,7 @@ def test_what_is_nearly_plain(payload: codec.PayloadFormat, overrides: dict[str,
                 says_the_same(found, [True] * len(found))
 
 
+@pytest.mark.slow
 def test_messages_point_to_more_users_than_a_row_can_count() -> None:
     made, expected = [], []
     for number in range(3):

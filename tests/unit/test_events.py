@@ -77,6 +77,7 @@ def walked(store: StoreDirectory, engine: Engine, question: EventsQuestion) -> l
     return [event["event_id"] for page in pages(store, engine, question) for event in page["events"]]
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     filters=st.just(ALL) | one_filter | all_filters,
@@ -112,6 +113,7 @@ def grouped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 WITHOUT: Final = pytest.mark.skipif(RUNNING == "pure", reason="the compiled kernel does not run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_compiled", [pytest.param(True, marks=WITHOUT), False])
 @pytest.mark.parametrize(("few", "gathered"), [(512, 65_536), (1, 3), (512, 10)])
 def test_pages_of_one_user_are_the_same_however_their_rows_are_read(

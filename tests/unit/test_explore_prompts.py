@@ -75,6 +75,7 @@ def assert_same(found: Any, wanted: Any, place: str = "") -> None:
         assert found == wanted, place
 
 
+@pytest.mark.slow
 @examples(30)
 @given(
     st.sampled_from(prompts.SORTS),

@@ -128,6 +128,7 @@ looks = st.sampled_from([1, 30, 1_000_000])
 """Of the latest rows that are looked at first."""
 
 
+@pytest.mark.slow
 @examples(30)
 @given(
     filters,
@@ -165,6 +166,7 @@ def test_a_list_of_traces(
     assert plain(found) == plain(oracle.traces(store.rows, "default", wanted, times, sort))
 
 
+@pytest.mark.slow
 @examples(30, deadline=None)
 @given(
     filters,
@@ -231,6 +233,7 @@ def all_sessions(store: StoreDirectory, engine: Engine, sort: Any, times: Times,
     return pages(ask, "sessions")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sort", ["cost_usd", "calls"])
 @pytest.mark.parametrize("times", [Times(), Times(NOON, NOON + 20)])
 @pytest.mark.parametrize(
@@ -563,6 +566,7 @@ def flat(store: StoreDirectory, engine: Engine) -> dict[str, Any]:
     return {trace_id: read(store, engine, trace_id) for trace_id in oracle.by_field(store.rows, "trace_id", "default")}
 
 
+@pytest.mark.slow
 def test_all_events_of_a_trace_stand_in_its_tree_once(store: StoreDirectory, flat: dict[str, Any]) -> None:
     for trace_id, unordered in oracle.by_field(store.rows, "trace_id", "default").items():
         rows, found = sorted(unordered, key=oracle.by_start), flat[trace_id]
@@ -581,6 +585,7 @@ def test_all_events_of_a_trace_stand_in_its_tree_once(store: StoreDirectory, fla
         assert (found["truncated"], found["total"]) == (False, len(rows))
 
 
+@pytest.mark.slow
 def test_the_nested_form_is_the_same_tree(store: StoreDirectory, engine: Engine, flat: dict[str, Any]) -> None:
     assert len(flat) > 20
     for trace_id, found in flat.items():

@@ -49,6 +49,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("processor.view.view.SMALL", 100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", [{}, SINCE, {**SINCE, "end": "1970-01-05"}])
 @pytest.mark.parametrize("most", [3, 10**6, 10**30])  # nearly all tied; none; some do not fit into columns
 def test_pages_from_the_leaders_are_those_of_all_users(

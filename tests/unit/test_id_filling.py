@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.bench.id_filling import Order, run
 
 
+@pytest.mark.slow
 def test_new_ids_and_duplicates_in_batches_of_any_size_also_opened_again(tmp_path: Path) -> None:
     found = run(Order(str(tmp_path), 3000, [1000, 3000]))
     assert found["new id at 3,000, µs"] > 0

@@ -151,6 +151,21 @@ def test_what_was_compiled_of_other_c_or_in_another_way_is_not_used(
     assert kept(b"int x;", "-O3") == found[0]
 
 
+def test_c_that_was_made_of_another_source_is_not_used(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(build_kernel.CACHE, raising=False)
+    assert build_kernel.translation_of(checkout) is None
+    monkeypatch.setenv(build_kernel.CACHE, str(checkout / "cache"))
+    found = [build_kernel.translation_of(checkout)]
+    assert found[0] == build_kernel.translation_of(ROOT)
+    for part in ("compiled.pyx", "view.pxi"):
+        source = checkout / FOLDER / part
+        source.write_text(source.read_text() + "\n")
+        found.append(build_kernel.translation_of(checkout))
+    monkeypatch.setattr(build_kernel, "version", lambda _: "0")
+    found.append(build_kernel.translation_of(checkout))
+    assert len(set(found)) == 4
+
+
 def test_the_version_says_which_one_runs() -> None:
     done = CliRunner().invoke(main, ["version"])
     assert done.exit_code == 0

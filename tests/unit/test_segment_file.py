@@ -123,6 +123,7 @@ def test_a_row_group_of_large_rows_has_fewer(tmp_path: Path, monkeypatch: pytest
         assert sum(groups) == segment.rows
 
 
+@pytest.mark.slow
 def test_large_rows_beside_many_small_ones_are_merged_a_few_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +242,7 @@ def test_payload_past_its_time_is_left_out(tmp_path: Path) -> None:
         assert row == kept | ({"error_message": None, "extra": None} if is_old else {})
 
 
+@pytest.mark.slow
 @examples(60)
 @given(st.integers(0, 2**32), st.integers(1, 6), st.sampled_from([1, 7, 8, 30]), st.booleans())
 def test_merged_rows_are_those_of_the_parts_in_order(
@@ -310,6 +312,7 @@ def has_the_entries(index: SegmentIndex, kind: id_index.Kind, texts: list[str]) 
     assert sorted(zip(hashes.tolist(), groups.tolist(), strict=True)) == sorted(named)
 
 
+@pytest.mark.slow
 def test_an_index_of_many_pages_finds_all_and_little_else(tmp_path: Path) -> None:
     builder, texts = IndexBuilder(), [f"trace-{number}" for number in range(3 * id_index.PAGE)]
     for group in range(24):
@@ -506,6 +509,7 @@ def peak_of_merge(directory: Path, size: int) -> tuple[int, Path]:
     return pool.max_memory() + python, directory / f"{segment.id}.parquet"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["compiled", "pure"])
 def test_a_merge_of_texts_that_are_all_different_holds_a_few_of_them(
     way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

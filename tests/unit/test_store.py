@@ -201,6 +201,7 @@ async def test_files_without_a_manifest_are_swept(world: World) -> None:
     world.check(store)
 
 
+@pytest.mark.slow
 async def test_merging_changes_no_row(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     store = await world.started()
     upkeep = Upkeep(store.store, kept_for=0, fan_in=3)
@@ -305,6 +306,7 @@ async def test_a_store_is_behind_also_while_what_it_lacks_has_not_arrived_yet(wo
     world.check(store)
 
 
+@pytest.mark.slow
 async def test_a_store_that_is_behind_cuts_as_soon_as_enough_has_arrived(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
