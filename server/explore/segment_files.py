@@ -4,6 +4,7 @@ Only segments that a manifest names are opened, and only below the store's direc
 one here; scans of whole files are DuckDB's (`engine`).
 """
 
+import errno
 import resource
 import threading
 from collections import OrderedDict
@@ -169,6 +170,9 @@ def _reading(path: Path, work: Callable[[], T]) -> T:
     except FileNotFoundError as error:
         raise SegmentGone(str(path)) from error
     except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None) in {errno.EMFILE, errno.ENFILE}:
+            text = "The questions under way have as many files open as there may be (ulimit -n); ask again"
+            raise Refused("queries_busy", text, retry_after=2) from error
         raise Refused(
             "unavailable",
             f"A file of the event store is damaged or cannot be read: {path.name}; `spendstream verify` says more",
