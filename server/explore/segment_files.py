@@ -26,11 +26,10 @@ from processor.event_store.id_index import U32, Kind, text_hashes
 from processor.event_store.manifest import ID_FORM, Segment
 from processor.event_store.schema import FEW_VALUES, SCHEMA
 from processor.event_store.user_counts import Tally
-from server.errors import Refused
 from server.explore import cost_column
 from server.explore.chosen_rows import ChosenRows, Leaf, Values, leaves_of, table_of
 from server.explore.conditions import FIRST
-from server.explore.engine import SegmentGone
+from server.explore.engine import SegmentGone, too_many_files, unreadable
 from server.explore.kept_summaries import KeptSummaries
 
 KEPT_GROUPS: Final = 20_000
@@ -171,13 +170,8 @@ def _reading(path: Path, work: Callable[[], T]) -> T:
         raise SegmentGone(str(path)) from error
     except (pa.ArrowException, OSError) as error:
         if getattr(error, "errno", None) in {errno.EMFILE, errno.ENFILE}:
-            text = "The questions under way have as many files open as there may be (ulimit -n); ask again"
-            raise Refused("queries_busy", text, retry_after=2) from error
-        raise Refused(
-            "unavailable",
-            f"A file of the event store is damaged or cannot be read: {path.name}; `spendstream verify` says more",
-            retry_after=30,
-        ) from error
+            raise too_many_files() from error
+        raise unreadable(path.name) from error
 
 
 def _groups(footer: Any) -> Groups:
