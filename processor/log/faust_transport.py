@@ -66,7 +66,7 @@ class Consumer(base.Consumer):
         self._goes_on.set()
 
     def on_buffer_drop(self, tp: TP) -> None:
-        """A partition has room again in the queue of its stream. Faust would fetch it even if it was paused meanwhile."""
+        """A partition has room again in the queue of its stream. Faust would fetch it even if it is paused."""
         super().on_buffer_drop(tp)
         self._get_active_partitions().difference_update(self._paused_partitions)
         self._goes_on.set()
