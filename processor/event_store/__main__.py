@@ -64,7 +64,7 @@ def main() -> int:
     return asyncio.run(_run_and_end(application))
 
 
-async def _run_and_end(application: StoreApplication) -> int:
+async def _run_and_end(application: "StoreApplication") -> int:
     """End the process within the event loop, whose own end would wait for every task and thread: for a cut that takes
     long, for the repair of a file. A merge that is under way is not waited for either: its files are swept."""
     code = EXIT_CRASHED
