@@ -1,4 +1,5 @@
-"""A store without a supervisor ends on SIGTERM, whatever it is in the middle of: nobody kills one that does not."""
+"""A store or worker without a supervisor ends on SIGTERM, whatever it is in the middle of: nobody kills one that does
+not."""
 
 import asyncio
 import signal
@@ -42,6 +43,21 @@ store.STOP_PATIENCE = 0.5
 sys.exit(store.main())
 """
 
+UNAVAILABLE = """
+import sys
+from processor import __main__ as worker
+from processor.log.embedded.log import Log
+from processor.log.errors import LogUnavailable
+
+def unavailable(self, *arguments):
+    print("slow", flush=True)
+    raise LogUnavailable("as if the disk were full")
+
+Log.append = unavailable
+worker.STOP_PATIENCE = 0.5
+sys.exit(worker.main())
+"""
+
 
 @pytest.mark.parametrize(
     ("module", "owner", "name"),
@@ -55,14 +71,25 @@ def test_a_store_ends_while_what_it_does_takes_long(tmp_path: Path, module: str,
     """The event loop's own end waited for what Faust did not let go of, and for threads: for all of a cut, or of the
     check of damaged files, before a merge or a cut of a busy machine was over."""
     _make_segments(tmp_path)
-    script = SLOW.format(module=module, owner=owner, name=name)
+    _end(tmp_path, SLOW.format(module=module, owner=owner, name=name))
+
+
+def test_a_worker_ends_while_its_rows_cannot_be_written(tmp_path: Path) -> None:
+    """It tried for ever, without a supervisor: on a full disk, or while Kafka was away."""
+    with closing(Log(tmp_path)) as log:
+        put(log, [make_event()])
+    _end(tmp_path, UNAVAILABLE)
+
+
+def _end(data_dir: Path, script: str) -> None:
+    """Run a role until it says that it is slow; it has to end on SIGTERM."""
     settings = {"event_store": "on", "log_format": "json"}
     command = [sys.executable, "-c", script]
-    with subprocess.Popen(command, stdout=PIPE, env=environment(tmp_path, settings), text=True) as process:
+    with subprocess.Popen(command, stdout=PIPE, env=environment(data_dir, settings), text=True) as process:
         try:
             assert process.stdout is not None
-            said = {process.stdout.readline().strip() for _ in range(2)}
-            assert "slow" in said
+            said = iter(process.stdout.readline, "")
+            assert any(line.strip() == "slow" for line in said)
             process.send_signal(signal.SIGTERM)
             assert process.wait(PROCESS_PATIENCE) == 0
         finally:
