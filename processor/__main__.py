@@ -6,6 +6,7 @@ with without_collections():
     import asyncio
     import gc
     import json
+    import os
     import signal
     import sys
     import time
@@ -29,6 +30,9 @@ LOCK_PATIENCE: Final = 5.0
 COLLECT_AFTER: Final = (50_000, 20, 20)
 """For `gc.set_threshold`, as in the API: with Python's default (700, 10, 10) each flush and each read of the changelog
 make enough objects for several collections. Hardly any are cycles."""
+
+STOP_PATIENCE: Final = 8.0
+"""Seconds for that; a supervisor has less, and kills a worker that takes longer."""
 
 EXIT_USAGE: Final = 2
 EXIT_CRASHED: Final = 70
@@ -92,13 +96,23 @@ async def _run(application: Application) -> int:
         log.critical("worker.crashed", error=repr(app.crash_reason))
         # Faust's own shutdown could wait for ever; a restart loses nothing.
         restart.end(EXIT_CRASHED)
+    stopping = asyncio.ensure_future(_stop(application))
+    await asyncio.wait({stopping}, timeout=STOP_PATIENCE)
+    if not stopping.done():
+        log.warning("worker.killed", after=STOP_PATIENCE)
+        os._exit(0)  # nothing is lost: what could not be written is applied again
+    stopping.result()
+    log.info("worker.stopped", applied=application.applier.applied)
+    return 0
+
+
+async def _stop(application: Application) -> None:
+    """Make durable what was applied, and acknowledge it. Waits while the log cannot be written."""
     await application.applier.finish()
     if application.stage is not None:
         await asyncio.to_thread(application.stage.finish)
-    await app.stop()
+    await application.faust.stop()
     await asyncio.to_thread(tracing.finish)
-    log.info("worker.stopped", applied=application.applier.applied)
-    return 0
 
 
 if __name__ == "__main__":

@@ -67,9 +67,20 @@ def main() -> int:
         return EXIT_USAGE
     if not lifeline.watch() and settings.broker != "sqlite://":
         restart.arm("processor.event_store")
-    code = asyncio.run(_run(application))
-    sys.stdout.flush()
-    os._exit(code)  # a merge that is under way is not waited for: its files are swept
+    return asyncio.run(_run_and_end(application))
+
+
+async def _run_and_end(application: "StoreApplication") -> int:
+    """End the process within the event loop, whose own end would wait for every task and thread: for a cut that takes
+    long, for the repair of a file. A merge that is under way is not waited for either: its files are swept."""
+    code = EXIT_CRASHED
+    try:
+        code = await _run(application)
+        sys.stdout.flush()
+    except Exception as error:  # noqa: BLE001 - also where nobody reads the ready line any more
+        get_logger().critical("store.crashed", error=repr(error))
+    finally:
+        os._exit(code)
 
 
 async def _run(application: "StoreApplication") -> int:
@@ -102,10 +113,11 @@ async def _run(application: "StoreApplication") -> int:
         if not stopped.done():
             log.critical("store.crashed", error=repr(app.crash_reason))
             restart.end(EXIT_CRASHED)
-    try:
-        async with asyncio.timeout(STOP_PATIENCE):
-            await application.stop()
-    except TimeoutError:
+    stopping = asyncio.ensure_future(application.stop())
+    await asyncio.wait({stopping}, timeout=STOP_PATIENCE)  # Faust does not let go of all that is cancelled
+    if stopping.done():
+        stopping.result()
+    else:
         log.warning("store.killed", after=STOP_PATIENCE)
     log.info("store.stopped", rows=application.store.rows)
     return 0

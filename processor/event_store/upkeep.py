@@ -31,6 +31,10 @@ LOOK: Final = 0.05
 MOST_UNMERGED: Final = 10 * merging.WIDE_FAN_IN
 """Segments of all partitions that were never merged, up to which cuts of a store that is behind go first."""
 
+LEFT_OUT_FOR: Final = 600.0
+"""Seconds for which segments are not merged that could not be read, though their files are sound: a disk may have
+failed once."""
+
 KEPT_FOR: Final = 120.0
 """Seconds for which the files of a replaced segment stay, for questions that are being answered from them."""
 
@@ -65,8 +69,9 @@ class Upkeep:
         self._bounds = Bounds(span=merging.MAX_SPAN_RETAINED) if retention else Bounds()
         self._thread = ThreadPoolExecutor(1, "store-merge")
         self._replaced: dict[str, _Replaced] = {}
-        self._unreadable: set[str] = set()
-        """Segments that cannot be read, though their files are those that were written."""
+        self._unreadable: dict[str, float] = {}
+        """Segments that could not be read, though their files are those that were written, and until when (monotonic
+        seconds) they are left out."""
         self._unknown: set[str] = set()
         """Segments that cannot be made anew: the program that has written their messages is a newer one."""
         self.merged = 0
@@ -138,7 +143,7 @@ class Upkeep:
         except SegmentUnreadable as error:
             get_logger().error("store.unreadable", error=str(error))
             if not await self.remove_damaged(chosen):
-                self._unreadable.update(each.id for each in chosen)
+                self._unreadable |= dict.fromkeys((each.id for each in chosen), time.monotonic() + LEFT_OUT_FOR)
             return True
         if replacement.partition in self._store.owned:
             await self._store.call(self._replace, "merged", chosen, replacement)
@@ -146,14 +151,26 @@ class Upkeep:
         return True
 
     def _choose(self) -> Sequence[Segment]:
-        runs = [merging.choose(self.live(number), self._bounds, self._fan_in) for number in sorted(self._store.owned)]
-        left_out = self._unreadable.union(self._store.lacking)
-        runs = [run for run in runs if run and not any(each.id in left_out for each in run)]
+        at, lacking = time.monotonic(), self._store.lacking
+        self._unreadable = {name: until for name, until in self._unreadable.items() if until > at}
+        lives = [part for number in sorted(self._store.owned) for part in self._readable(self.live(number))]
+        runs = [merging.choose(live, self._bounds, self._fan_in) for live in lives]
+        runs = [run for run in runs if run and not any(each.id in lacking for each in run)]
         if not runs:
             return ()
         chosen = min(runs, key=lambda run: (run[0].level, sum(each.rows for each in run)))
         size = sum(each.parquet_bytes + each.index_bytes for each in chosen)
         return chosen if self._store.directory.has_room(size) else ()
+
+    def _readable(self, live: Sequence[Segment]) -> list[list[Segment]]:
+        """Return the neighbours that can be read: those behind others that cannot are merged all the same."""
+        parts: list[list[Segment]] = [[]]
+        for each in live:
+            if each.id in self._unreadable:
+                parts.append([])
+            else:
+                parts[-1].append(each)
+        return parts
 
     def _merge(self, parts: Sequence[Segment]) -> Segment:
         segment = _over(parts, level=parts[0].level + 1)

@@ -67,10 +67,9 @@ class Consumer(base.Consumer):
         self._goes_on.set()
 
     def on_buffer_drop(self, tp: TP) -> None:
-        """A partition has room again in the queue of its stream. Faust fetches it then, but for what is left out."""
+        """A partition has room again in the queue of its stream. Faust would fetch it even if it is paused."""
         super().on_buffer_drop(tp)
-        if tp in self._left_out:
-            self.pause_partitions({tp})
+        self._get_active_partitions().difference_update(self._paused_partitions)
         self._goes_on.set()
 
     def _set_active_tps(self, tps: set[TP]) -> set[TP]:

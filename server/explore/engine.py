@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import duckdb
 
+from processor.structured_log import get_logger
 from server.errors import Refused
 
 MIB: Final = 1 << 20
@@ -203,7 +204,31 @@ class Engine:
                 )
             if "No such file" in text or "No files found" in text:
                 return SegmentGone(text)
+            if "Too many open files" in text:
+                return too_many_files()
+        if isinstance(error, duckdb.IOException) or _is_of_a_file(error):
+            get_logger().error("query.unreadable", error=text)
+            return unreadable()
         return error
+
+
+def _is_of_a_file(error: duckdb.Error) -> bool:
+    """Return whether DuckDB could not make sense of a file: what is in it, or what its library for Parquet says, which
+    has no type of its own."""
+    return type(error) is duckdb.Error or (isinstance(error, duckdb.InvalidInputException) and ".parquet" in str(error))
+
+
+def unreadable(name: str = "") -> Refused:
+    """Return the refusal of a question for which a file cannot be read; `name` is that of the file, if it is known."""
+    named = f": {name}" if name else ""
+    text = f"A file of the event store is damaged or cannot be read{named}; `spendstream verify` says more"
+    return Refused("unavailable", text, retry_after=30)
+
+
+def too_many_files() -> Refused:
+    """Return the refusal of a question that cannot open a file as too many are open."""
+    text = "The questions under way have as many files open as there may be (ulimit -n); ask again"
+    return Refused("queries_busy", text, retry_after=2)
 
 
 def _open(directory: Path, spill: Path, memory: int, threads: int) -> duckdb.DuckDBPyConnection:

@@ -20,6 +20,7 @@ from processor.event_store.schema import SCHEMA
 from server.explore.conditions import Condition, instant, is_plain, within
 from server.explore.engine import Engine
 from server.explore.gathered_rows import GatheredRows
+from server.explore.open_segments import OpenFiles
 from server.explore.questions import Filters, Order, Times
 from server.explore.segment_files import Groups, OpenFile, plain
 from server.explore.snapshot import Piece, Snapshot, ids_of
@@ -103,8 +104,8 @@ class RowScan:
         self._ids = ids_of(filters)
         self._same = {column: texts[0] for column, texts in self._ids.items() if len(texts) == 1}
         """Columns of which all rows that are found have the same text."""
-        self._opened: dict[str, OpenFile] = {}
-        self._coded: dict[str, OpenFile] = {}
+        self._opened = OpenFiles(lambda piece: snapshot.file(piece).opened())
+        self._coded = OpenFiles(lambda piece: snapshot.file(piece).opened_coded())
 
     @property
     def pieces(self) -> Sequence[Piece]:
@@ -113,10 +114,8 @@ class RowScan:
 
     def close(self) -> None:
         """Close the files."""
-        for each in (*self._opened.values(), *self._coded.values()):
-            each.close()
-        self._opened.clear()
-        self._coded.clear()
+        self._opened.close()
+        self._coded.close()
 
     def __enter__(self) -> "RowScan":
         return self
@@ -125,11 +124,8 @@ class RowScan:
         self.close()
 
     def opened_coded(self, piece: Piece) -> OpenFile:
-        """Return the file of a piece, open until `close`, as `SegmentFile.opened_coded`."""
-        found = self._coded.get(piece.segment.id)
-        if found is None:
-            found = self._coded[piece.segment.id] = self._snapshot.file(piece).opened_coded()
-        return found
+        """Return the file of a piece, open until that of another is asked for, as `SegmentFile.opened_coded`."""
+        return self._coded.get(piece)
 
     # --- the first rows ----------------------------------------------------------------------------------------------
 
@@ -225,10 +221,7 @@ class RowScan:
         return self._file(span.piece).read_coded(span.group, columns).slice(span.begin, span.end - span.begin)
 
     def _file(self, piece: Piece) -> OpenFile:
-        found = self._opened.get(piece.segment.id)
-        if found is None:
-            found = self._opened[piece.segment.id] = self._snapshot.file(piece).opened()
-        return found
+        return self._opened.get(piece)
 
     # --- whole rows --------------------------------------------------------------------------------------------------
 
@@ -365,6 +358,7 @@ class RowScan:
 
     def open_all(self) -> list[RowSpan]:
         """Open all files, so that they stay readable when they are deleted; return their row groups."""
+        self._opened.keep_all()
         for piece in self._pieces:
             self._file(piece)
         return [span for piece in self._pieces for span in self.spans(piece)]

@@ -4,6 +4,7 @@ Only segments that a manifest names are opened, and only below the store's direc
 one here; scans of whole files are DuckDB's (`engine`).
 """
 
+import errno
 import resource
 import threading
 from collections import OrderedDict
@@ -25,11 +26,10 @@ from processor.event_store.id_index import U32, Kind, text_hashes
 from processor.event_store.manifest import ID_FORM, Segment
 from processor.event_store.schema import FEW_VALUES, SCHEMA
 from processor.event_store.user_counts import Tally
-from server.errors import Refused
 from server.explore import cost_column
 from server.explore.chosen_rows import ChosenRows, Leaf, Values, leaves_of, table_of
 from server.explore.conditions import FIRST
-from server.explore.engine import SegmentGone
+from server.explore.engine import SegmentGone, too_many_files, unreadable
 from server.explore.kept_summaries import KeptSummaries
 
 KEPT_GROUPS: Final = 20_000
@@ -169,11 +169,9 @@ def _reading(path: Path, work: Callable[[], T]) -> T:
     except FileNotFoundError as error:
         raise SegmentGone(str(path)) from error
     except (pa.ArrowException, OSError) as error:
-        raise Refused(
-            "unavailable",
-            f"A file of the event store is damaged or cannot be read: {path.name}; `spendstream verify` says more",
-            retry_after=30,
-        ) from error
+        if getattr(error, "errno", None) in {errno.EMFILE, errno.ENFILE}:
+            raise too_many_files() from error
+        raise unreadable(path.name) from error
 
 
 def _groups(footer: Any) -> Groups:

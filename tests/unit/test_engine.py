@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -142,6 +143,33 @@ def test_a_question_that_needs_too_much_memory_is_too_heavy(engine: Engine) -> N
 def test_a_missing_file_is_gone(engine: Engine) -> None:
     with pytest.raises(SegmentGone):
         engine.rows("SELECT * FROM read_parquet(?)", [[str(engine.directory / "b.parquet")]])
+
+
+@pytest.mark.parametrize("damage", ["cut off", "emptied", "footer", "page"])
+def test_a_damaged_file_is_said_to_be_one(engine: Engine, damage: str) -> None:
+    """It was an internal error where the footer had been read before, which is kept."""
+    path = engine.directory / "a.parquet"
+    pq.write_table(pa.table({"x": ["a", "b", "a"]}), path, compression="none")
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[-8:-4], "little")
+    footer = len(whole) - 8 - length
+    path.write_bytes(
+        {
+            "cut off": whole[: len(whole) // 2],
+            "emptied": b"",
+            "footer": whole[:footer] + b"\xff" * length + whole[-8:],
+            "page": whole[:4] + b"\xff" * (footer - 4) + whole[footer:],
+        }[damage]
+    )
+    with pytest.raises(Refused, match="damaged") as refused:
+        engine.rows("SELECT x FROM read_parquet(?)", [[str(path)]])
+    assert refused.value.reason == "unavailable"
+
+
+def test_a_fault_of_a_statement_is_no_damage(engine: Engine) -> None:
+    for statement in ("SELECT y FROM range(1)", "SELECT CAST('x' AS INTEGER)", "SELECT"):
+        with pytest.raises(duckdb.Error):
+            engine.rows(statement)
 
 
 @pytest.mark.slow

@@ -127,6 +127,26 @@ async def test_a_partition_whose_buffer_was_full_is_fetched_at_once(
     log.close()
 
 
+@pytest.mark.parametrize("is_full_first", [True, False])
+async def test_a_partition_that_is_left_out_is_not_fetched_once_its_buffer_is_emptied(
+    tmp_path: Path, is_full_first: bool
+) -> None:
+    """It was: what is behind a message that the worker cannot read was read through to the end of the log."""
+    log = Log(tmp_path)
+    log.append([Append(TopicPartition(*EVENTS_0), [(None, b"left out")])], 1)
+    consumer = Fetching(tmp_path)
+    if is_full_first:
+        consumer.on_buffer_full(EVENTS_0)
+    consumer.leave_out(EVENTS_0)
+    if not is_full_first:
+        consumer.on_buffer_full(EVENTS_0)
+    consumer.on_buffer_drop(EVENTS_0)
+    assert [each async for each in consumer.getmany(timeout=0.05)] == []
+    await consumer.go_on(EVENTS_0)
+    assert await asyncio.wait_for(_fetched(consumer), PATIENCE) == [0]
+    log.close()
+
+
 async def test_a_partition_whose_buffer_was_full_does_not_wait_for_another_that_is_idle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

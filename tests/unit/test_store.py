@@ -28,7 +28,7 @@ from processor.event_store.segments_topic import TP
 from processor.event_store.store import Overtaken
 from processor.event_store.store_directory import MARK, StoreDirectory
 from processor.event_store.stored_sums import DamagedSegment
-from processor.event_store.upkeep import Upkeep
+from processor.event_store.upkeep import LEFT_OUT_FOR, Upkeep
 from processor.log.embedded.log import OFFSET_BITS, Log
 from processor.log.errors import HistoryMismatch
 from processor.log.records import Append, TopicPartition
@@ -798,6 +798,39 @@ async def test_a_damaged_file_is_deleted_and_its_range_made_anew(world: World, m
     others = {each.id for each in before.live() if each.id != path.stem}
     assert others < {each.id for each in after.live()}
     await merge_all(upkeep)
+    world.check(store)
+
+
+async def test_segments_of_a_disk_that_fails_once_are_merged_later_and_those_behind_them_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One read that failed kept all of the partition from being merged until the next start."""
+    store = await world.started()
+    for _ in range(6):
+        world.send(5)
+        await world.work()
+        store.deliver()
+        await store.cut()
+    merge, fails, later = store.writer.merge, [True], [0.0]
+
+    def fails_once(*arguments: Any) -> Segment:
+        if fails:
+            fails.clear()
+            raise SegmentUnreadable("input/output error")
+        return merge(*arguments)
+
+    def levels() -> list[list[int]]:
+        return sorted([each.level for each in store.catalog().live(number)] for number in range(PARTITIONS))
+
+    monkeypatch.setattr(store.writer, "merge", fails_once)
+    monkeypatch.setattr("processor.event_store.upkeep.stored_sums.check", lambda *_: None)
+    monkeypatch.setattr("processor.event_store.upkeep.time.monotonic", lambda: later[0])
+    upkeep = Upkeep(store.store, fan_in=3)
+    await merge_all(upkeep)
+    assert levels() == [[0, 0, 0, 1], [1, 1]]
+    later[0] = LEFT_OUT_FOR
+    await merge_all(upkeep)
+    assert levels() == [[1, 1], [1, 1]]
     world.check(store)
 
 
