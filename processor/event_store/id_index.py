@@ -192,8 +192,8 @@ class _Pages(NamedTuple):
 
     def with_hash(self, hashed: np.uint32) -> range:
         """Return the pages that may have a hash: it may begin before the page that it is the first one of."""
-        first = max(int(np.searchsorted(self.firsts, hashed, "left")) - 1, 0)
-        return range(first, int(np.searchsorted(self.firsts, hashed, "right")))
+        first = max(int(self.firsts.searchsorted(hashed, "left")) - 1, 0)
+        return range(first, int(self.firsts.searchsorted(hashed, "right")))
 
     def entries_of(self, page: int) -> int:
         """Return how many entries a page has."""
@@ -249,7 +249,7 @@ class SegmentIndex:
         found: list[int] = []
         for page in section.with_hash(hashed):
             hashes, groups = self._page(section, page)
-            found += groups[np.searchsorted(hashes, hashed, "left") : np.searchsorted(hashes, hashed, "right")].tolist()
+            found += groups[hashes.searchsorted(hashed, "left") : hashes.searchsorted(hashed, "right")].tolist()
         return found
 
     def tally(self, project: str, user: str) -> Tally | None:

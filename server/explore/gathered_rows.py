@@ -26,16 +26,21 @@ class GatheredRows:
         self._values: dict[str, Values] = {name: [] for name in self._columns}
 
     def add(
-        self, opened: OpenFile, group: int, rows: NDArray[np.int64], known: Mapping[str, str | int] | None = None
+        self,
+        opened: OpenFile,
+        group: int,
+        rows: NDArray[np.int64],
+        known: Mapping[str, str | int] = {},
+        listed: Mapping[str, Values] = {},
     ) -> None:
         """Add rows of a row group, which are ascending.
 
-        `known`: columns that need not be read, and the value that all these rows have there."""
+        Columns that need not be read: `known` has the value that all these rows have there, `listed` one for each row.
+        """
         if not len(rows):
             return
         self.count += len(rows)
-        known = known or {}
-        read = [name for name in self._columns if name not in known]
+        read = [name for name in self._columns if name not in known and name not in listed]
         values = opened.values(group, read, rows)
         if values is None:
             self._end_values()
@@ -46,6 +51,8 @@ class GatheredRows:
             self._values[name] += each
         for name in known.keys() & self._values.keys():
             self._values[name] += [known[name]] * len(rows)
+        for name in listed.keys() & self._values.keys():
+            self._values[name] += listed[name]
 
     def _end_values(self) -> None:
         if self._valued:

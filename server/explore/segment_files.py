@@ -27,13 +27,13 @@ from processor.event_store.manifest import ID_FORM, Segment
 from processor.event_store.schema import FEW_VALUES, SCHEMA
 from processor.event_store.user_counts import Tally
 from server.explore import cost_column
-from server.explore.chosen_rows import ChosenRows, Leaf, Values, leaves_of, table_of
+from server.explore.chosen_rows import ChosenRows, ColumnPlaces, Values, table_of
 from server.explore.conditions import FIRST
 from server.explore.engine import SegmentGone, too_many_files, unreadable
 from server.explore.kept_summaries import KeptSummaries
 
 KEPT_GROUPS: Final = 20_000
-"""Row groups whose footers are kept, about 6 KiB each."""
+"""Row groups whose footers are kept, about 6 KiB each, and 2 KiB of where the columns are of each that was read."""
 
 DICTIONARIES: Final = (*FEW_VALUES, "error_code", "prompt_hash", "name")
 """Columns that are read as dictionaries. Of a row group of 32,768 rows all columns then take 20 ms instead of 27."""
@@ -76,34 +76,32 @@ class SegmentFile:
         """Read the footer. Raises `SegmentGone`."""
         self.path = path
         self._footer = _reading(path, lambda: pq.read_metadata(path))
-        self._leaves = leaves_of(self._footer.schema)
+        self._places = ColumnPlaces(self._footer)
         self.groups = _groups(self._footer)
 
     def opened(self) -> "OpenFile":
         """Open it for one thread. Raises `SegmentGone`."""
-        return OpenFile(self.path, self._footer, self._leaves, DICTIONARIES)
+        return OpenFile(self.path, self._footer, self._places, DICTIONARIES)
 
     def opened_coded(self) -> "OpenFile":
         """Open it for one thread, with tags as maps of dictionaries, which `plain` cannot undo. Raises `SegmentGone`.
 
         They take a third of the time that maps of texts do; with many different values they are still one chunk."""
-        return OpenFile(self.path, self._footer, self._leaves, [*DICTIONARIES, *_TAGS])
+        return OpenFile(self.path, self._footer, self._places, [*DICTIONARIES, *_TAGS])
 
 
 class OpenFile:
     """A Parquet file that is open, and stays readable when it is deleted."""
 
-    def __init__(
-        self, path: Path, footer: Any, leaves: Mapping[str, Sequence[Leaf]], dictionaries: Sequence[str]
-    ) -> None:
+    def __init__(self, path: Path, footer: Any, places: ColumnPlaces, dictionaries: Sequence[str]) -> None:
         self._path = path
         self._source = _reading(path, lambda: pa.OSFile(str(path)))
         self._file = _reading(
             path, lambda: pq.ParquetFile(self._source, metadata=footer, read_dictionary=dictionaries, pre_buffer=False)
         )
         self._footer = footer
-        self._costs = leaves[cost_column.NAME][0].number
-        self._chosen = ChosenRows(self._source.fileno(), footer, leaves)
+        self._costs = places.leaves[cost_column.NAME][0].number
+        self._chosen = ChosenRows(self._source.fileno(), places)
 
     def read(self, group: int, columns: Sequence[str] | None = None) -> Any:
         """Return a row group as a `pyarrow.Table`; of all columns, or of some. `plain` makes it one of the schema."""
@@ -163,7 +161,8 @@ def plain(table: Any) -> Any:
     return table.cast(pa.schema([SCHEMA.field(name) for name in table.schema.names]))
 
 
-def _reading(path: Path, work: Callable[[], T]) -> T:
+def _reading(path: Path | str, work: Callable[[], T]) -> T:
+    """`path` may be a file's name, which is less to make."""
     try:
         return work()
     except FileNotFoundError as error:
@@ -171,7 +170,7 @@ def _reading(path: Path, work: Callable[[], T]) -> T:
     except (pa.ArrowException, OSError) as error:
         if getattr(error, "errno", None) in {errno.EMFILE, errno.ENFILE}:
             raise too_many_files() from error
-        raise unreadable(path.name) from error
+        raise unreadable(Path(path).name) from error
 
 
 def _groups(footer: Any) -> Groups:
@@ -305,21 +304,23 @@ class SegmentFiles:
     def groups_with(self, segment: Segment, kind: Kind, texts: Iterable[str]) -> set[int]:
         """Return the row groups of a segment that may have one of some ids. Raises `SegmentGone` and `Refused`."""
         index = self._indexes.get(segment.id)
-        path, wanted = self.path(segment.id, ".idx"), [*texts]
+        wanted = [*texts]
         if kind != "event" and len(wanted) > FEW_IDS:
             _, groups = self.entries(segment, kind, _distinct_hashes(tuple(wanted)))
             return {*groups.tolist()}
-        return _reading(path, lambda: {group for text in wanted for group in index.row_groups(kind, text)})
+        return _reading(
+            _index_of(segment), lambda: {group for text in wanted for group in index.row_groups(kind, text)}
+        )
 
     def entries(self, segment: Segment, kind: Kind, wanted: U32) -> tuple[U32, NDArray[np.uint16]]:
         """Return hash and row group of what a segment has of many ids: `IdIndex.entries`. Raises as `groups_with`."""
         index = self._indexes.get(segment.id)
-        return _reading(self.path(segment.id, ".idx"), lambda: index.entries(kind, wanted))
+        return _reading(_index_of(segment), lambda: index.entries(kind, wanted))
 
     def tally(self, segment: Segment, project: str, user: str) -> Tally | None:
         """Return how many events a user has in a segment; None: it is not said. Raises as `groups_with`."""
         index = self._indexes.get(segment.id)
-        return _reading(self.path(segment.id, ".idx"), lambda: index.tally(project, user))
+        return _reading(_index_of(segment), lambda: index.tally(project, user))
 
     def forget_all_but(self, segments: Iterable[Segment]) -> None:
         """Drop what is kept of segments that are no longer live."""
@@ -327,3 +328,7 @@ class SegmentFiles:
         self._files.keep_only(names)
         self._indexes.keep_only(names)
         self.summaries.keep_only(names)
+
+
+def _index_of(segment: Segment) -> str:
+    return f"{segment.id}.idx"

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from processor.core.kernel.loaded import kernel
 from processor.event_store import segment_file, stored_sums
@@ -152,16 +153,123 @@ def test_damage_beside_the_rows_of_a_question_is_found_by_the_check_of_files(tmp
     assert unnoticed
 
 
+TEXTS: Final = (0, 0, 1, 0)
+"""Form, width and levels of a column of texts."""
+
+
 @needs_kernel
-def test_rows_in_another_order_are_a_fault_of_ours() -> None:
+def test_rows_in_another_order_are_a_fault_of_ours(tmp_path: Path) -> None:
     assert kernel is not None
-    for rows in ([2, 1], [1, 1], [-1], [9]):
+    (tmp_path / "empty").touch()
+    with (tmp_path / "empty").open("rb") as file:
+        column = (0, 0, 9, 100, False, *TEXTS)
+        for rows in ([2, 1], [1, 1], [-1], [9]):
+            with pytest.raises(ValueError, match="another order"):
+                kernel.rows_of_columns(file.fileno(), [column], np.array(rows), 9, unpacks_nothing)
         with pytest.raises(ValueError, match="another order"):
-            kernel.rows_of_column(b"", np.array(rows), 9, 9, 100, 0, 0, 1, 0, None)
-    with pytest.raises(ValueError, match="another order"):
-        kernel.rows_with_texts(b"", [b"b", b"a"], 9, 100, None)
-    assert kernel.rows_of_column(b"", np.array([1]), 9, 9, 100, 0, 0, 1, 0, None) is None
-    assert kernel.rows_with_texts(b"", [b"a"], 9, 100, None) is None
+            kernel.rows_with_texts(file.fileno(), 0, 0, [b"b", b"a"], 9, 100, None)
+        assert kernel.rows_of_columns(file.fileno(), [column, column], np.array([], np.int64), 9, unpacks_nothing) == [
+            [],
+            [],
+        ]
+
+
+def unpacks_nothing(data: bytes, size: int) -> bytes:
+    raise AssertionError("nothing is packed")
+
+
+@needs_kernel
+@pytest.mark.parametrize(("start", "size"), [(0, 0), (0, 9), (1 << 40, 9), (-1, 9), (0, -1), (1 << 62, 1 << 62)])
+def test_what_does_not_lie_in_the_file_is_left_to_pyarrow(start: int, size: int, tmp_path: Path) -> None:
+    assert kernel is not None
+    (tmp_path / "empty").touch()
+    with (tmp_path / "empty").open("rb") as file:
+        column = (start, size, 9, 100, False, *TEXTS)
+        assert kernel.rows_of_columns(file.fileno(), [column], np.array([1]), 9, unpacks_nothing) is None
+        assert kernel.rows_with_texts(file.fileno(), start, size, [b"a"], 9, 100, None) is None
+
+
+@needs_kernel
+def test_an_error_of_the_disk_is_one(tmp_path: Path) -> None:
+    assert kernel is not None
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(IsADirectoryError):
+            kernel.rows_of_columns(descriptor, [(0, 9, 9, 100, False, *TEXTS)], np.array([1]), 9, unpacks_nothing)
+        with pytest.raises(IsADirectoryError):
+            kernel.rows_with_texts(descriptor, 0, 9, [b"a"], 9, 100, None)
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("packing", ["none", "zstd"])
+def test_a_file_that_was_cut_short_after_it_was_opened_is_refused(packing: Packing, tmp_path: Path) -> None:
+    path, _ = stored(tmp_path, packing)
+    opened, footer = SegmentFile(path).opened(), pq.read_metadata(path)
+    (trace,) = [
+        footer.row_group(0).column(number)
+        for number in range(footer.num_columns)
+        if footer.row_group(0).column(number).path_in_schema == "trace_id"
+    ]
+    os.truncate(path, trace.data_page_offset + trace.total_compressed_size - 5)
+    with pytest.raises(Refused, match="damaged"):
+        opened.take(0, ["trace_id"], np.array([ROWS - 1]))
+    with pytest.raises(Refused, match="damaged"):
+        opened.find(0, {"trace_id": ["trace-1"]})
+    with pytest.raises(Refused, match="damaged"):
+        opened.take(0, ["user_id"], np.array([1]))
+    opened.close()
+
+
+ONE_BLOCK: Final = 128 << 10
+"""Bytes of a block of zstd at most."""
+
+
+@needs_kernel
+@pytest.mark.parametrize("checksum", [False, True])
+@pytest.mark.parametrize("said", [False, True])
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 5000, 65_535, 70_000, 140_000])
+def test_frames_of_bytes_as_they_are_need_not_be_unpacked(
+    size: int, said: bool, checksum: bool, tmp_path: Path
+) -> None:
+    """They have the same text as one that zstd unpacks, and a frame of another size is left to pyarrow."""
+    assert kernel is not None
+    text = bytes(random.Random(size).choices(range(1, 127), k=size))
+    body = b"\x02\0\0\0\x02\x01" + len(text).to_bytes(4, "little") + text
+    calls: list[int] = []
+
+    def unpack(data: bytes, of: int) -> bytes:
+        calls.append(of)
+        return zstandard.ZstdDecompressor().decompress(data, max_output_size=of)
+
+    for level in (-100, 1):  # the first of them leaves bytes as they are; the other one does where that is shorter
+        packer = zstandard.ZstdCompressor(level=level, write_content_size=said, write_checksum=checksum)
+        packed = packer.compress(body)
+        for wrong in (0, 1):
+            path = tmp_path / "page"
+            head = page_head(len(body) + wrong, len(packed))
+            path.write_bytes(head + packed)
+            with path.open("rb") as file:
+                column = (0, len(head) + len(packed), 1, 1 << 20, True, *TEXTS)
+                found = kernel.rows_of_columns(file.fileno(), [column], np.array([0]), 1, unpack)
+            assert found == (None if wrong else [[text.decode()]])
+            if level < 0:
+                assert (calls == []) is (not wrong and not checksum and len(body) <= ONE_BLOCK)
+            calls.clear()
+
+
+def page_head(unpacked: int, packed: int) -> bytes:
+    """Of a data page with one text, in Thrift's compact protocol."""
+
+    def number(value: int) -> bytes:
+        value, found = 2 * value, bytearray()
+        while value > 127:
+            found.append(value & 127 | 128)
+            value >>= 7
+        return bytes([*found, value])
+
+    sizes = b"\x15" + number(0) + b"\x15" + number(unpacked) + b"\x15" + number(packed)
+    return sizes + b"\x2c\x15" + number(1) + b"\x15" + number(0) + 2 * (b"\x15" + number(3)) + b"\0\0"
 
 
 @pytest.mark.parametrize("is_compiled", [pytest.param(True, marks=needs_kernel), False])
@@ -175,32 +283,13 @@ def test_rows_that_are_gathered_are_those_that_were_added(
     assert GatheredRows(columns).table().equals(table.select(columns).slice(0, 0))
     known: dict[str, str | int] = {"project": "a", "model": "it is not asked for"}
     added = [[7, 2999], [], [0], [*range(0, 2400, 4)], [5, 6, 8]]  # the fourth are too many to read one by one
+    users = table["user_id"].to_pylist()
     for given in ({}, known):
         gathered = GatheredRows(columns)
         for rows in added:
-            gathered.add(opened, 0, np.array(rows, np.int64), given)
+            listed = {"user_id": [users[row] for row in rows], "model": ["it is not asked for" for _ in rows]}
+            gathered.add(opened, 0, np.array(rows, np.int64), given, listed if given else {})
         wanted = table.select(columns).take(pa.array([row for rows in added for row in rows], pa.int64()))
         assert gathered.count == len(wanted)
         assert gathered.table().combine_chunks().equals(wanted.combine_chunks())
-    opened.close()
-
-
-@needs_kernel
-def test_a_column_in_which_rows_were_found_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, table = stored(tmp_path)
-    opened, reads, pread = SegmentFile(path).opened(), list[int](), os.pread
-
-    def read(file: int, size: int, start: int) -> bytes:
-        reads.append(start)
-        return pread(file, size, start)
-
-    monkeypatch.setattr(os, "pread", read)
-    rows = opened.find(0, {"user_id": ["user-1", "user-2"]})
-    wanted = table["user_id"].to_pylist()
-    for number in range(2):  # then it is read anew: it is not held for ever
-        values = opened.values(0, ["user_id"], rows)
-        assert values == [[wanted[row] for row in rows]]
-        assert len(reads) == 1 + number
-    assert opened.find(0, {"user_id": []}).tolist() == []
-    assert len(reads) == 2
     opened.close()

@@ -4,7 +4,7 @@ import itertools
 import json
 import random
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -128,8 +128,9 @@ def test_pages_of_one_user_are_the_same_however_their_rows_are_read(
     engine = store.engine()
     others: list[dict[str, tuple[str, ...]]] = [{}, {"model": ("a",)}, {"session_id": ("s1", "s2")}]
     for user, more in itertools.product(("rare", "u1", "u2"), others):
-        for tags, when in (((), ALWAYS), ((("team", "search"),), Times(NOON - 10**6, NOON + 10**9))):
-            filters = Filters(equal={"user_id": (user,), **more}, tags=tags, kinds=rng.choice(["all", "call"]))
+        some = Times(NOON - 10**6, NOON + 10**9)
+        for tags, when in (((), ALWAYS), ((), some), ((("team", "search"),), some)):
+            filters = Filters(equal={"user_id": (user,), **more}, tags=tags, kinds=rng.choice(["all", "call", "span"]))
             order: Order = rng.choice(["asc", "desc"])
             question = EventsQuestion(project="default", filters=filters, times=when, order=order, limit=7)
             found, wanted = [*pages(store, engine, question)], expected(store.rows, "default", filters, when, order)
@@ -379,3 +380,37 @@ def test_a_page_among_many_of_one_time_reads_few_row_groups(
         seen += [event["event_id"] for event in next(steps)["events"]]
         assert len(reads) <= 6
     assert seen == expected(store.rows, "default", ALL, ALWAYS, order)[: len(seen)]
+
+
+@WITHOUT
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize("kinds", ["all", "call", "span"])
+def test_rows_of_users_need_no_statement(
+    grouped: StoreDirectory, kinds: Kinds, order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing but ids, a kind and times are asked for, whatever the bounds of the snapshot are."""
+    engine = grouped.engine()
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("DuckDB is asked")
+
+    monkeypatch.setattr(Engine, "rows", refuse)
+    counts = set()
+    whole = grouped.snapshot(engine)
+    parts = [whole, whole.frozen({0: 3, 1: 2}, NOON), whole.behind({0: 3, 1: 2})]
+    for snapshot, users in itertools.product(parts, [("rare",), ("u1",), ("u2", "rare"), ("nobody",)]):
+        for when in (ALWAYS, Times(NOON, NOON + 60_000_000), Times(NOON + 1), Times(None, NOON)):
+            filters = Filters(equal={"user_id": users}, kinds=kinds)
+            with RowScan(snapshot, "default", filters, when) as scan:
+                found = [tuple(each.key) for each in scan.first(order, 1000)]
+            rows = [row for row in grouped.rows if matches(row, "default", filters, when)]
+            keys = [key(row) for row in rows if is_between(row, snapshot.since, snapshot.bounds)]
+            assert found == sorted(keys, reverse=order == "desc")
+            counts.add(len(found))
+    assert len(counts) > 4
+    engine.close()
+
+
+def is_between(row: Row, since: Mapping[int, int], before: Mapping[int, int]) -> bool:
+    partition, offset = int(row["log_partition"]), int(row["log_offset"])
+    return since.get(partition, 0) <= offset < before.get(partition, 0)

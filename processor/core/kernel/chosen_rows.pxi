@@ -1,11 +1,23 @@
-# A few rows of a column of Parquet: only pages are unpacked that have one of them, and only their values are read.
+# A few rows of columns of Parquet: only pages are read and unpacked that have one of them, and of these only the values.
 #
 # A column is what the file has of it in a row group: data pages of version 1, each behind its header, perhaps with a
 # dictionary in front. Read are levels as runs, values that are plain, numbers of a dictionary and deltas (`parquet.pxi`).
 # Whatever has another form, or does not lie in its bytes, is None: pyarrow, which is the twin, has to read it.
 #
+# Headers are read through a window of `WINDOW` bytes, in which half of the columns lie as a whole; a page that does not is
+# read once it is needed. Of a row group two thirds are ids, of whose pages one is needed: reading all took a fifth of the
+# time of a page of events of a rare user.
+#
 # https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
 # https://parquet.apache.org/docs/file-format/data-pages/encodings/
+
+from libc.errno cimport EINTR, errno
+
+cdef extern from "unistd.h":
+    Py_ssize_t pread(int, void*, size_t, int64_t) nogil
+
+cdef extern from "Python.h":
+    object PyErr_SetFromErrno(object)
 
 cdef enum:
     VALUE_TEXTS, VALUE_NUMBERS, VALUE_DOUBLES, VALUE_DECIMALS, VALUE_TRUTHS
@@ -18,6 +30,8 @@ cdef enum:
     RUNS = 3
     MOST_LEVELS = 1 << 26   # of a page
     MOST_STRUCTS = 4        # one in the other, in a page's header
+    WINDOW = 4096           # bytes of the file
+    ZSTD_MAGIC = 0xFD2FB528
     STEP = 64               # levels that are counted at once
 
 cdef struct PageHead:
@@ -28,8 +42,12 @@ cdef struct PageHead:
     int64_t encoding
 
 cdef struct Column:      # as it is read
-    const uint8_t* at
-    const uint8_t* end
+    int32_t file
+    int64_t at           # in the file: where what is read next begins
+    int64_t end
+    uint8_t* window      # a part of the file
+    int64_t window_start
+    int64_t window_size
     int64_t most         # bytes of a page, unpacked
     int64_t most_values
     PageHead head
@@ -121,33 +139,133 @@ cdef const uint8_t* read_page(const uint8_t* p, const uint8_t* end, PageHead* fo
     return NULL
 
 
-cdef object page_body(Column* column, object data, object unpack):
-    # The bytes of the present page, which `body` is set to; None: it is not as its header says.
-    cdef Py_ssize_t start = column.at - <const uint8_t*>PyBytes_AsString(data)
-    cdef Py_ssize_t size = column.head.packed
-    cdef object found = data
-    column.body, column.body_end = column.at, column.at + size
-    if unpack is not None:
-        found = unpack(memoryview(data)[start : start + size], column.head.unpacked)
-        if type(found) is not bytes:
-            return None
-        column.body = <const uint8_t*>PyBytes_AsString(found)
-        column.body_end = column.body + PyBytes_Size(found)
-    if column.body_end - column.body != column.head.unpacked:
-        return None
-    return found
+# --- pages -----------------------------------------------------------------------------------------------------------
 
 
-cdef bint next_page(Column* column) noexcept nogil:
+cdef int64_t read_file(int32_t file, uint8_t* to, int64_t size, int64_t start) except -1:
+    # How many bytes from `start` on were read; fewer: the file ends there. Raises `OSError`.
+    cdef int64_t done = 0
+    cdef Py_ssize_t found = 1
+    while done < size and found:
+        with nogil:
+            found = pread(file, to + done, size - done, start + done)
+        if found < 0:
+            if errno != EINTR:
+                PyErr_SetFromErrno(OSError)
+            found = 1
+        else:
+            done += found
+    return done
+
+
+cdef bint begin_column(Column* column, int32_t file, int64_t start, int64_t size, int64_t values, int64_t most) except *:
+    # Whether there can be such a column. What was allocated for the one before stays.
+    free(column.starts)
+    column.starts = NULL
+    column.words = column.words_end = NULL
+    column.known = 0
+    column.file, column.at, column.end, column.most, column.most_values = file, start, start + size, most, values
+    column.window_size = 0
+    if column.window == NULL:
+        column.window = <uint8_t*>malloc(WINDOW)
+        if column.window == NULL:
+            raise MemoryError
+    return 0 <= start <= <int64_t>1 << 62 and 0 <= size <= <int64_t>1 << 62
+
+
+cdef void end_column(Column* column) noexcept:
+    free(column.starts)
+    free(column.levels)
+    free(column.window)
+
+
+cdef int move_window(Column* column) except -1:
+    # To where the next page begins.
+    cdef int64_t size = min(<int64_t>WINDOW, column.end - column.at)
+    column.window_start = column.at
+    column.window_size = read_file(column.file, column.window, size, column.at)
+    return 0
+
+
+cdef bint next_page(Column* column) except *:
     # Whether another header could be read; the page itself is behind it, at `at`.
     cdef PageHead* head = &column.head
-    head.kind = head.unpacked = head.packed = head.values = head.encoding = -1
-    column.at = read_page(column.at, column.end, head, False)
-    if column.at == NULL or not 0 <= head.packed <= column.end - column.at or not 0 <= head.unpacked <= column.most:
+    cdef const uint8_t* p = NULL
+    cdef int64_t skipped = column.at - column.window_start
+    cdef bint is_new = False
+    while p == NULL:
+        if not 0 <= skipped < column.window_size:
+            if is_new:
+                return False
+            is_new, skipped = True, 0
+            move_window(column)
+            continue
+        head.kind = head.unpacked = head.packed = head.values = head.encoding = -1
+        p = read_page(column.window + skipped, column.window + column.window_size, head, False)
+        if p == NULL:
+            if skipped == 0:
+                return False
+            skipped = -1  # it may go on behind the window
+    column.at = column.window_start + (p - column.window)
+    if not 0 <= head.packed <= column.end - column.at or not 0 <= head.unpacked <= column.most:
         return False
     if not 0 <= head.values <= (column.most_values if head.kind == DATA_PAGE else column.most):  # of texts, 4 bytes each
         return False
     return head.kind == DATA_PAGE or (head.kind == DICTIONARY_PAGE and column.words == NULL)
+
+
+cdef const uint8_t* stored(const uint8_t* p, int64_t packed, int64_t size) noexcept nogil:
+    # Where the content of a frame of zstd begins that has nothing but `size` bytes as they are; NULL: it is another one.
+    # Half of all pages are such, dictionaries of one word and packed numbers, and a call to unpack them took 1 to 2 us.
+    #
+    # frame = magic, descriptor, perhaps bits of a window, size of the content, blocks; no checksum, no dictionary
+    # block  = last (1 bit), type (2 bits, 0: as they are), size (21 bits), bytes
+    # https://www.rfc-editor.org/rfc/rfc8878#name-zstandard-frames
+    cdef const uint8_t* end = p + packed
+    cdef int64_t said = 0, known
+    cdef uint32_t block = 0
+    if packed < 6 or load32(p) != ZSTD_MAGIC or p[4] & 0x1F:
+        return NULL
+    known = 1 << (p[4] >> 6) if p[4] >> 6 else p[4] >> 5 & 1
+    p += 5 if p[4] >> 5 & 1 else 6
+    if end - p < known + 3:
+        return NULL
+    if known:
+        memcpy(&said, p, known)
+        if said + (256 if known == 2 else 0) != size:
+            return NULL
+    p += known
+    memcpy(&block, p, 3)
+    p += 3
+    return p if block == (<uint32_t>size << 3 | 1) and size < 1 << 21 and end - p == size else NULL
+
+
+cdef object page_body(Column* column, object unpack):
+    # What has the bytes of the present page, which `body` is set to; goes on behind it. None: it is not as its header says.
+    cdef int64_t size = column.head.packed, skipped = column.at - column.window_start
+    cdef const uint8_t* begin
+    cdef object found
+    if skipped + size <= column.window_size:
+        found = PyBytes_FromStringAndSize(<const char*>column.window + skipped, size)
+    else:
+        found = PyBytes_FromStringAndSize(NULL, size)
+        if read_file(column.file, <uint8_t*>PyBytes_AsString(found), size, column.at) < size:
+            return None
+    if unpack is not None:
+        begin = stored(<const uint8_t*>PyBytes_AsString(found), size, column.head.unpacked)
+        if begin != NULL:
+            column.body, column.body_end = begin, begin + column.head.unpacked
+            column.at += size
+            return found
+        found = unpack(found, column.head.unpacked)
+        if type(found) is not bytes:
+            return None
+    column.body = <const uint8_t*>PyBytes_AsString(found)
+    column.body_end = column.body + PyBytes_Size(found)
+    if column.body_end - column.body != column.head.unpacked:
+        return None
+    column.at += size
+    return found
 
 
 cdef bint has_known_encoding(const Column* column) noexcept nogil:
@@ -160,6 +278,11 @@ cdef bint has_known_encoding(const Column* column) noexcept nogil:
 
 
 # --- levels ----------------------------------------------------------------------------------------------------------
+
+
+cdef uint32_t PAIRS[256]  # two bits each -> bytes
+for _value in range(256):
+    PAIRS[_value] = sum((_value >> 2 * _place & 3) << 8 * _place for _place in range(4))
 
 
 cdef const uint8_t* level_bytes(Column* column, const uint8_t* p, const uint8_t** end) noexcept nogil:
@@ -189,7 +312,9 @@ cdef bint unpack_levels(const uint8_t* p, const uint8_t* end, int64_t count, int
             if 2 * size > end - p:
                 return False
             many = min(8 * size, count - done)
-            for i in range(many):
+            for i in range(many >> 2):
+                memcpy(to + done + 4 * i, &PAIRS[p[i]], 4)
+            for i in range(many & ~3, many):
                 to[done + i] = p[i >> 2] >> (2 * (i & 3)) & 3
             p += 2 * size
         else:
@@ -400,13 +525,29 @@ cdef bint add_coded(list found, Column* column, const Places* places, int32_t fo
     return True
 
 
+cdef uint64_t sum_of(const uint8_t* p, const uint8_t* end, int64_t bit, int32_t width, int64_t count) noexcept nogil:
+    # Of so many numbers that lie in the bytes.
+    cdef uint64_t found = 0, mask
+    if width <= 57:  # any of them lies in eight bytes
+        mask = (<uint64_t>1 << width) - 1
+        while count and end - p >= (bit >> 3) + 8:
+            found += load64(p + (bit >> 3)) >> (bit & 7) & mask
+            bit += width
+            count -= 1
+    while count:
+        found += bits_at(p, end, bit, width)
+        bit += width
+        count -= 1
+    return found
+
+
 cdef bint add_deltas(list found, const Column* column, const Places* places, int32_t form, int32_t width) except *:
     # Numbers as `delta_values` writes them; those before the last one that is wanted are added up.
     cdef const uint8_t* p = column.body
     cdef const uint8_t* end = column.body_end
     cdef const uint8_t* widths
-    cdef uint64_t block, parts, total, first, least, value
-    cdef int64_t i, k, at = 0, of_part, left = 0, part = 0, bit = 0
+    cdef uint64_t block, parts, total, first, least = 0, value
+    cdef int64_t i, k, at = 0, of_part, left = 0, part = 0, bit = 0, many
     cdef int32_t bits = 0
     cdef bint fits = True
     if form != VALUE_NUMBERS:
@@ -445,10 +586,11 @@ cdef bint add_deltas(list found, const Column* column, const Places* places, int
                     if bits > 64 or of_part * bits > 8 * (end - p):
                         fits = False
                         break
-                value += least + bits_at(p, end, bit, bits) if bits else least
-                bit += bits
-                left -= 1
-                at += 1
+                many = min(left, k - at)
+                value += least * <uint64_t>many + (sum_of(p, end, bit, bits, many) if bits else 0)
+                bit += bits * many
+                left -= many
+                at += many
         if not fits:
             return False
         found.append(<int64_t>value if width == 8 else <int64_t><int32_t>value)
@@ -479,23 +621,103 @@ cdef bint add_place(Places* places, int64_t place) noexcept nogil:
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
+cdef struct Levels:      # of one bit, run by run, as far as they were looked at
+    const uint8_t* p
+    const uint8_t* end
+    int64_t first        # of the present run
+    int64_t count
+    bint is_packed
+    bint same            # where it is not
+    int64_t counted      # bytes of the run
+    int64_t before       # values that are there before those
+
+
+cdef bint next_levels(Levels* levels) noexcept nogil:
+    # Behind the run before; False: there is none.
+    cdef uint64_t header
+    cdef int64_t size
+    if levels.is_packed:
+        size = levels.count >> 3
+        levels.before += bits_there(levels.p + levels.counted, size - levels.counted)
+        levels.p += size
+    elif levels.same:
+        levels.before += levels.count
+    levels.first += levels.count
+    levels.counted = 0
+    levels.p = varint(levels.p, levels.end, &header)
+    if levels.p == NULL or levels.p == levels.end or header >> 1 == 0 or header >> 32:
+        return False
+    size = <int64_t>(header >> 1)
+    levels.is_packed = header & 1
+    if levels.is_packed:
+        levels.count = 8 * size
+        return size <= levels.end - levels.p
+    levels.count, levels.same = size, levels.p[0]
+    if levels.p[0] > 1:
+        return False
+    levels.p += 1
+    return True
+
+
+cdef int64_t bits_there(const uint8_t* p, int64_t size) noexcept nogil:
+    cdef int64_t i = 0, found = 0
+    while i + 8 <= size:
+        found += POPCOUNT_64(load64(p + i))
+        i += 8
+    while i < size:
+        found += POPCOUNT(p[i])
+        i += 1
+    return found
+
+
+cdef int64_t level_at(Levels* levels, int64_t place) noexcept nogil:
+    # The place of a value among those that are there, -1: it is null, -2: there are fewer levels. `place` grows.
+    cdef int64_t inner, size
+    while place >= levels.first + levels.count:
+        if not next_levels(levels):
+            return -2
+    inner = place - levels.first
+    if not levels.is_packed:
+        return levels.before + inner if levels.same else -1
+    size = inner >> 3
+    levels.before += bits_there(levels.p + levels.counted, size - levels.counted)
+    levels.counted = size
+    if not levels.p[size] >> (inner & 7) & 1:
+        return -1
+    return levels.before + POPCOUNT(levels.p[size] & ((1 << (inner & 7)) - 1))
+
+
 cdef int64_t flat_places(Column* column, Places* places, const int64_t* rows, int64_t count, int64_t first) noexcept nogil:
     # The places of the rows that are in a page whose first one is `first`; how many these are, -1: it cannot be read.
-    cdef int32_t kind = presence(column)
-    cdef int64_t i, k = first, before = 0, last = first + column.head.values
+    cdef Levels levels
+    cdef int64_t i, place, last = first + column.head.values
+    memset(&levels, 0, sizeof(Levels))
+    levels.p = level_bytes(column, column.body, &levels.end)
     places.count = 0
-    if not kind:
+    if levels.p == NULL:
         return -1
+    column.body = levels.end
     for i in range(count):
         if rows[i] >= last:
             return i
-        if kind == 2:
-            while k < rows[i]:
-                before += column.levels[k - first]
-                k += 1
-        if not add_place(places, rows[i] - first if kind == 1 else before if column.levels[rows[i] - first] else -1):
+        place = level_at(&levels, rows[i] - first)
+        if place < -1 or not add_place(places, place):
             return -1
     return count
+
+
+cdef int64_t bytes_there(const uint8_t* levels, int32_t most) noexcept nogil:
+    # How many of `STEP` levels are `most`, which is from 1 to 3, as all of them are at most.
+    cdef uint64_t word, found = 0
+    cdef int32_t i
+    for i in range(STEP // 8):
+        word = load64(levels + 8 * i)
+        if most == 3:
+            word &= word >> 1
+        elif most == 2:
+            word = word >> 1 & ~word
+        found += word & <uint64_t>0x0101010101010101
+    return (found * <uint64_t>0x0101010101010101) >> 56
 
 
 cdef bint nested_places(
@@ -508,7 +730,7 @@ cdef bint nested_places(
     cdef const uint8_t* p = level_bytes(column, column.body, &end)
     cdef uint8_t* repeated
     cdef uint8_t* defined
-    cdef int64_t i = 0, k, begun, present, before = 0, values = column.head.values
+    cdef int64_t i = 0, begun, present, before = 0, values = column.head.values
     cdef object item = found[len(found) - 1] if wanted[0] and rows[wanted[0] - 1] == row[0] else None
     places.count = 0
     if p == NULL or not make_level_room(column):
@@ -522,10 +744,7 @@ cdef bint nested_places(
     column.body = end
     while i < values:
         if item is None and i + STEP <= values:  # many at once, as long as none of them is wanted
-            begun = present = 0
-            for k in range(i, i + STEP):
-                begun += repeated[k] == 0
-                present += defined[k] == most
+            begun, present = STEP - bytes_there(repeated + i, 1), bytes_there(defined + i, most)
             if wanted[0] == count or row[0] + begun < rows[wanted[0]]:
                 row[0], before, i = row[0] + begun, before + present, i + STEP
                 continue
@@ -549,22 +768,12 @@ cdef bint nested_places(
     return True
 
 
-def rows_of_column(
-    bytes data not None, rows, int64_t of_group, int64_t values, int64_t most, int32_t form, int32_t width,
-    int32_t defined, int32_t repeated, unpack,
+cdef list rows_of(
+    Column* column, Places* places, const int64_t* wanted, int64_t count, int32_t form, int32_t width, int32_t defined,
+    int32_t repeated, object unpack,
 ):
-    """The values of some rows of a column, None for null; None instead: pyarrow has to read it.
-
-    `data`: the column's bytes in the file; `rows`: 64 bits each, ascending and different; `of_group`: how many rows the row
-    group has; `values`: how many values, nulls and all; `most`: bytes of all of its pages, unpacked. `form`: texts (0),
-    whole numbers, doubles, decimals as whole numbers, truths (4), of `width` bytes each. `defined` and `repeated`: the
-    highest levels. `unpack(bytes, size)`: what was packed, None: nothing is. Raises what that does, and `UnicodeDecodeError`.
-    """
-    cdef Column column
-    cdef Places places
-    cdef Views views
-    cdef const int64_t* wanted
-    cdef int64_t count, done = 0, row = -1, i, used
+    # The values of some rows of a column; None instead: pyarrow has to read it.
+    cdef int64_t done = 0, used, row
     cdef list found = []
     cdef list items
     cdef list inner
@@ -575,52 +784,77 @@ def rows_of_column(
         return None
     if not (defined == 1 if is_flat else repeated == 1 and 2 <= defined <= 3):
         return None
+    row = 0 if is_flat else -1
+    while column.at < column.end and (done < count or not is_flat and row <= wanted[count - 1]):
+        if not next_page(column) or not has_known_encoding(column):
+            return None
+        if column.head.kind == DATA_PAGE and is_flat and wanted[done] >= row + column.head.values:
+            row += column.head.values  # it has none of the rows
+            column.at += column.head.packed
+            continue
+        body = page_body(column, unpack)
+        if body is None:
+            return None
+        if column.head.kind == DICTIONARY_PAGE:
+            words, column.words, column.words_end = body, column.body, column.body_end
+            column.known = column.head.values
+        elif is_flat:
+            used = flat_places(column, places, wanted + done, count - done, row)
+            if used < 0 or not add_values(found, column, places, form, width):
+                return None
+            done, row = done + used, row + column.head.values
+        else:
+            items, inner = [], []
+            if not nested_places(column, places, found, items, wanted, count, &done, &row, defined):
+                return None
+            if not add_values(inner, column, places, form, width):
+                return None
+            for each, item in zip(items, inner):
+                each.append(item)
+    return found if done == count else None
+
+
+def rows_of_columns(int32_t file, list columns not None, rows, int64_t of_group, unpack):
+    """The values of some rows of each of some columns, None for null; None instead: pyarrow has to read them.
+
+    `file`: a descriptor; `rows`: 64 bits each, ascending and different; `of_group`: how many rows the row group has;
+    `unpack(bytes, size)`: what was packed. Of a column: where it begins in the file, and its bytes there; how many values
+    it has, nulls and all; bytes of all of its pages, unpacked; whether pages are packed; its form: texts (0), whole
+    numbers, doubles, decimals as whole numbers, truths (4), of so many bytes each; the highest levels of what is there,
+    and of items. Raises what `unpack` does, `OSError` and `UnicodeDecodeError`.
+    """
+    cdef Column column
+    cdef Places places
+    cdef Views views
+    cdef const int64_t* wanted
+    cdef int64_t count, i, start, size, values, most
+    cdef int32_t form, width, defined, repeated
+    cdef list found = []
+    cdef list part
     memset(&column, 0, sizeof(Column))
     memset(&places, 0, sizeof(Places))
     views.count = 0
-    column.at = <const uint8_t*>PyBytes_AsString(data)
-    column.end, column.most, column.most_values = column.at + len(data), most, values
     try:
         wanted = <const int64_t*>opened(&views, rows, -1, 8)
         count = views.view[0].len // 8
         for i in range(count):
             if not (wanted[i - 1] if i else -1) < wanted[i] < of_group:
                 raise ValueError("rows in another order")
-        if not count:
-            return found
-        row = 0 if is_flat else -1
-        while column.at < column.end and (done < count or not is_flat and row <= wanted[count - 1]):
-            if not next_page(&column) or not has_known_encoding(&column):
+        for start, size, values, most, is_packed, form, width, defined, repeated in columns:
+            if not begin_column(&column, file, start, size, values, most):
                 return None
-            if column.head.kind == DATA_PAGE and is_flat and wanted[done] >= row + column.head.values:
-                row += column.head.values  # it has none of the rows
-                column.at += column.head.packed
-                continue
-            body = page_body(&column, data, unpack)
-            if body is None:
+            part = []
+            if count:
+                part = rows_of(
+                    &column, &places, wanted, count, form, width, defined, repeated, unpack if is_packed else None
+                )
+            if part is None:
                 return None
-            column.at += column.head.packed
-            if column.head.kind == DICTIONARY_PAGE:
-                words, column.words, column.words_end = body, column.body, column.body_end
-                column.known = column.head.values
-            elif is_flat:
-                used = flat_places(&column, &places, wanted + done, count - done, row)
-                if used < 0 or not add_values(found, &column, &places, form, width):
-                    return None
-                done, row = done + used, row + column.head.values
-            else:
-                items, inner = [], []
-                if not nested_places(&column, &places, found, items, wanted, count, &done, &row, defined):
-                    return None
-                if not add_values(inner, &column, &places, form, width):
-                    return None
-                for each, item in zip(items, inner):
-                    each.append(item)
-        return found if done == count else None
+            found.append(part)
+        return found
     finally:
         close(&views)
-        free(column.starts)
-        free(column.levels)
+        end_column(&column)
         free(places.at)
 
 
@@ -717,18 +951,25 @@ cdef int put_row(Out* out, int64_t row) except -1 nogil:
 cdef bint mark_coded(const Column* column, const uint8_t* chosen, int32_t kind, int64_t first, Out* out) except * nogil:
     # `chosen`: a byte for each text of the dictionary.
     cdef Codes codes
-    cdef int64_t i, at = 0
-    cdef uint64_t code
+    cdef int64_t i, at = 0, bit = 0
+    cdef uint64_t code, mask
     if not open_codes(&codes, column):
         return False
+    mask = (<uint64_t>1 << codes.width) - 1
     for i in range(column.head.values):
         if kind == 2 and not column.levels[i]:
             continue
-        if at >= codes.first + codes.count and not next_run(&codes):
-            return False
+        if at >= codes.first + codes.count:
+            if not next_run(&codes):
+                return False
+            bit = 0
         code = codes.same
         if codes.is_packed:
-            code = bits_at(codes.p, codes.end, (at - codes.first) * codes.width, codes.width)
+            if codes.end - codes.p >= (bit >> 3) + 8:
+                code = load64(codes.p + (bit >> 3)) >> (bit & 7) & mask
+            else:
+                code = bits_at(codes.p, codes.end, bit, codes.width)
+            bit += codes.width
         if code >= <uint64_t>column.known:
             return False
         if chosen[code]:
@@ -737,9 +978,12 @@ cdef bint mark_coded(const Column* column, const uint8_t* chosen, int32_t kind, 
     return True
 
 
-def rows_with_texts(bytes data not None, list texts not None, int64_t of_group, int64_t most, unpack):
+def rows_with_texts(
+    int32_t file, int64_t start, int64_t size, list texts not None, int64_t of_group, int64_t most, unpack
+):
     """The numbers (64 bits) of the rows of a column of texts without items that have one of some, which are bytes in their
-    order, each once; None: pyarrow has to read it. The rest as `rows_of_column`; raises what `unpack` does.
+    order, each once; None: pyarrow has to read it. The rest as `rows_of_columns`, but `unpack` is None where pages are not
+    packed; raises what that does, and `OSError`.
     """
     cdef Column column
     cdef Wanted wanted
@@ -753,10 +997,10 @@ def rows_with_texts(bytes data not None, list texts not None, int64_t of_group, 
     memset(&column, 0, sizeof(Column))
     memset(&wanted, 0, sizeof(Wanted))
     memset(&out, 0, sizeof(Out))
-    column.at = <const uint8_t*>PyBytes_AsString(data)
-    column.end, column.most, column.most_values = column.at + len(data), most, of_group
     try:
         open_wanted(&wanted, texts)
+        if not begin_column(&column, file, start, size, of_group, most):
+            return None
         while column.at < column.end:
             if not next_page(&column) or not has_known_encoding(&column) or column.head.encoding == DELTA_ENCODED:
                 return None
@@ -767,10 +1011,9 @@ def rows_with_texts(bytes data not None, list texts not None, int64_t of_group, 
                 column.at += column.head.packed
                 first += column.head.values
                 continue
-            body = page_body(&column, data, unpack)
+            body = page_body(&column, unpack)
             if body is None:
                 return None
-            column.at += column.head.packed
             if column.head.kind == DICTIONARY_PAGE:
                 words, column.words, column.words_end = body, column.body, column.body_end
                 column.known = column.head.values
@@ -798,8 +1041,7 @@ def rows_with_texts(bytes data not None, list texts not None, int64_t of_group, 
             first += column.head.values
         return PyBytes_FromStringAndSize(<const char*>out.at, out.used) if first == of_group else None
     finally:
-        free(column.starts)
-        free(column.levels)
+        end_column(&column)
         free(<void*>wanted.at)
         free(wanted.sizes)
         free(wanted.marks)

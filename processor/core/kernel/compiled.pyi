@@ -177,18 +177,19 @@ def take_lists(
     arrays: list[tuple[object, object, int, int, int]], pieces: object, rows: object
 ) -> tuple[bytes | None, bytes, bytes, bytes, int]: ...
 def line_ends(text: bytes) -> int: ...
-def rows_of_column(
-    data: bytes,
+def rows_of_columns(
+    file: int,
+    columns: list[tuple[int, int, int, int, bool, int, int, int, int]],
     rows: object,
     of_group: int,
-    values: int,
-    most: int,
-    form: int,
-    width: int,
-    defined: int,
-    repeated: int,
-    unpack: Callable[[memoryview, int], bytes] | None,
-) -> list[Any] | None: ...
+    unpack: Callable[[bytes, int], bytes],
+) -> list[list[Any]] | None: ...
 def rows_with_texts(
-    data: bytes, texts: list[bytes], of_group: int, most: int, unpack: Callable[[memoryview, int], bytes] | None
+    file: int,
+    start: int,
+    size: int,
+    texts: list[bytes],
+    of_group: int,
+    most: int,
+    unpack: Callable[[bytes, int], bytes] | None,
 ) -> bytes | None: ...

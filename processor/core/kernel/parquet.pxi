@@ -13,6 +13,7 @@
 cdef extern from *:
     """
     #define POPCOUNT __builtin_popcount
+    #define POPCOUNT_64 __builtin_popcountll
     #define BITS_OF(number) ((number) ? 64 - __builtin_clzll(number) : 0)
     /* Short texts in whole words, where that stays within both buffers: a call of memcpy takes longer than the copy. */
     static inline void copy_text(uint8_t *to, const uint8_t *from, int64_t size, const uint8_t *end) {
@@ -21,6 +22,7 @@ cdef extern from *:
     }
     """
     int32_t POPCOUNT(uint32_t) nogil
+    int32_t POPCOUNT_64(uint64_t) nogil
     int32_t BITS_OF(uint64_t) nogil
     void copy_text(uint8_t*, const uint8_t*, int64_t, const uint8_t*) nogil
 
