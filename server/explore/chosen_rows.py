@@ -10,6 +10,7 @@ Columns that are written in another form than `segment_file` writes them, and wh
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -52,13 +53,22 @@ class Leaf(NamedTuple):
 class ChosenRows:
     """Reads rows of one open file; for one thread."""
 
-    def __init__(self, descriptor: int, footer: Any, leaves: Mapping[str, Sequence[Leaf]]) -> None:
-        """`leaves`: `leaves_of` the footer's schema."""
+    def __init__(
+        self, descriptor: int, footer: Any, leaves: Mapping[str, Sequence[Leaf]], *, holds: bool = False
+    ) -> None:
+        """`leaves`: `leaves_of` the footer's schema. With `holds` columns in which texts are looked for are unpacked
+        once, and held until another row group is read; else until values are, packed."""
+        self._holds = holds
         self._descriptor = descriptor
         self._footer = footer
         self._leaves = leaves
-        self._found: tuple[int, int, bytes] | None = None
-        """The column in which rows were found last, by row group and number, until values are read: often its own."""
+        self._sought: set[int] = set()
+        """Columns in which texts are looked for, by number: these are often read again."""
+        self._group = -1
+        self._bytes: dict[int, tuple[bytes, int]] = {}
+        """Of these in that row group: what the file has, and its address."""
+        self._pages: dict[tuple[int, int], bytes] = {}
+        """Their pages, unpacked, by column and place in its bytes."""
 
     def find(self, group: int, column: str, texts: Iterable[str]) -> NDArray[np.int64] | None:
         """Return the rows of a row group that have one of some texts; None: pyarrow has to look for them. Raises
@@ -67,6 +77,7 @@ class ChosenRows:
         if kernel is None or len(leaves) != 1 or leaves[0].form != _TEXTS or leaves[0].repeated:
             return None
         about, wanted = self._footer.row_group(group), sorted({text.encode() for text in texts})
+        self._sought.add(leaves[0].number)
         data, chunk, unpack = self._column(group, about, leaves[0])
         if data is None:
             return None
@@ -74,7 +85,8 @@ class ChosenRows:
             rows = kernel.rows_with_texts(data, wanted, about.num_rows, chunk.total_uncompressed_size, unpack)
         except _DAMAGED:
             return None
-        self._found = (group, leaves[0].number, data) if rows else None
+        if not rows:
+            self._let_go()
         return None if rows is None else np.frombuffer(rows, np.int64)
 
     def values(self, group: int, columns: Sequence[str], rows: NDArray[np.int64]) -> list[Values] | None:
@@ -104,8 +116,12 @@ class ChosenRows:
                 found.append(parts[0] if len(parts) == 1 else _pairs(*parts))
             except _DAMAGED:
                 return None
-        self._found = None
+        self._let_go()
         return found
+
+    def _let_go(self) -> None:
+        if not self._holds:
+            self._bytes.clear()
 
     def _column(self, group: int, about: Any, leaf: Leaf) -> tuple[bytes | None, Any, Any]:
         """Return the bytes of a column of a row group, what the footer says of it, and what unpacks its pages; None
@@ -114,11 +130,26 @@ class ChosenRows:
         if leaf.form < 0 or chunk.compression not in _UNPACKERS:
             return None, chunk, None
         start = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
-        if self._found is not None and self._found[:2] == (group, leaf.number):
-            data = self._found[2]
-        else:
+        unpack = _UNPACKERS[chunk.compression]
+        if leaf.number not in self._sought:
+            return os.pread(self._descriptor, chunk.total_compressed_size, start), chunk, unpack
+        if group != self._group:
+            self._group = group
+            self._bytes.clear()
+            self._pages.clear()
+        if leaf.number not in self._bytes:
             data = os.pread(self._descriptor, chunk.total_compressed_size, start)
-        return data, chunk, _UNPACKERS[chunk.compression]
+            self._bytes[leaf.number] = data, _address(data)
+        data = self._bytes[leaf.number][0]
+        return data, chunk, unpack if unpack is None or not self._holds else partial(self._unpacked, leaf.number)
+
+    def _unpacked(self, column: int, data: memoryview, size: int) -> bytes:
+        """Return what `_unpack` does, of a page that was unpacked before or is now."""
+        place = (column, _address(data) - self._bytes[column][1])
+        found = self._pages.get(place)
+        if found is None:
+            found = self._pages[place] = _unpack(data, size)
+        return found
 
 
 def _pairs(keys: Values, items: Values) -> Values:
@@ -155,6 +186,11 @@ def leaves_of(schema: Any) -> dict[str, list[Leaf]]:
         leaf = Leaf(number, form, width, column.max_definition_level, column.max_repetition_level)
         found.setdefault(column.path.partition(".")[0], []).append(leaf)
     return found
+
+
+def _address(data: bytes | memoryview) -> int:
+    address: int = np.frombuffer(data, np.uint8).__array_interface__["data"][0]
+    return address
 
 
 # --- packing ---------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from processor.core.clock import EPOCH
-from processor.event_store.id_index import U32, Kind, text_hashes
+from processor.event_store.id_index import U32, Kind, SoughtHashes, text_hashes
 from processor.event_store.manifest import ID_FORM, Segment
 from processor.event_store.schema import FEW_VALUES, SCHEMA
 from processor.event_store.user_counts import Tally
@@ -79,9 +79,9 @@ class SegmentFile:
         self._leaves = leaves_of(self._footer.schema)
         self.groups = _groups(self._footer)
 
-    def opened(self) -> "OpenFile":
-        """Open it for one thread. Raises `SegmentGone`."""
-        return OpenFile(self.path, self._footer, self._leaves, DICTIONARIES)
+    def opened(self, *, holds: bool = False) -> "OpenFile":
+        """Open it for one thread; `holds`: see `ChosenRows`. Raises `SegmentGone`."""
+        return OpenFile(self.path, self._footer, self._leaves, DICTIONARIES, holds=holds)
 
     def opened_coded(self) -> "OpenFile":
         """Open it for one thread, with tags as maps of dictionaries, which `plain` cannot undo. Raises `SegmentGone`.
@@ -94,7 +94,13 @@ class OpenFile:
     """A Parquet file that is open, and stays readable when it is deleted."""
 
     def __init__(
-        self, path: Path, footer: Any, leaves: Mapping[str, Sequence[Leaf]], dictionaries: Sequence[str]
+        self,
+        path: Path,
+        footer: Any,
+        leaves: Mapping[str, Sequence[Leaf]],
+        dictionaries: Sequence[str],
+        *,
+        holds: bool = False,
     ) -> None:
         self._path = path
         self._source = _reading(path, lambda: pa.OSFile(str(path)))
@@ -103,7 +109,7 @@ class OpenFile:
         )
         self._footer = footer
         self._costs = leaves[cost_column.NAME][0].number
-        self._chosen = ChosenRows(self._source.fileno(), footer, leaves)
+        self._chosen = ChosenRows(self._source.fileno(), footer, leaves, holds=holds)
 
     def read(self, group: int, columns: Sequence[str] | None = None) -> Any:
         """Return a row group as a `pyarrow.Table`; of all columns, or of some. `plain` makes it one of the schema."""
@@ -257,10 +263,9 @@ def _kept_indexes() -> int:
 
 
 @lru_cache(64)
-def _distinct_hashes(texts: tuple[str, ...]) -> U32:
-    """Return the hashes of some ids, sorted: each segment is asked for the same ones."""
-    found: U32 = np.unique(text_hashes(texts))
-    return found
+def _sought_hashes(texts: tuple[str, ...]) -> SoughtHashes:
+    """Return the hashes of some ids: each segment is asked for the same ones."""
+    return SoughtHashes(np.unique(text_hashes(texts)))
 
 
 class SegmentIds(Protocol):
@@ -270,9 +275,9 @@ class SegmentIds(Protocol):
         """Return row groups that may have `text` as their `event`, `trace`, `session` or `user` id; no other has it."""
         ...
 
-    def entries(self, kind: Kind, wanted: U32, /) -> tuple[U32, NDArray[np.uint16]]:
+    def entries(self, kind: Kind, wanted: SoughtHashes, /) -> tuple[U32, NDArray[np.uint16]]:
         """Return hash and row group of what the segment has of many `trace`, `session` or `user` ids, by their hashes
-        (`id_index.text_hashes`), which are sorted and different."""
+        (`id_index.text_hashes`)."""
         ...
 
     def tally(self, project: str, user: str, /) -> Tally | None:
@@ -309,11 +314,11 @@ class SegmentFiles:
         index = self._indexes.get(segment.id)
         path, wanted = self.path(segment.id, ".idx"), [*texts]
         if kind != "event" and len(wanted) > FEW_IDS:
-            _, groups = self.entries(segment, kind, _distinct_hashes(tuple(wanted)))
+            _, groups = self.entries(segment, kind, _sought_hashes(tuple(wanted)))
             return {*groups.tolist()}
         return _reading(path, lambda: {group for text in wanted for group in index.row_groups(kind, text)})
 
-    def entries(self, segment: Segment, kind: Kind, wanted: U32) -> tuple[U32, NDArray[np.uint16]]:
+    def entries(self, segment: Segment, kind: Kind, wanted: SoughtHashes) -> tuple[U32, NDArray[np.uint16]]:
         """Return hash and row group of what a segment has of many ids: `IdIndex.entries`. Raises as `groups_with`."""
         index = self._indexes.get(segment.id)
         return _reading(self.path(segment.id, ".idx"), lambda: index.entries(kind, wanted))
