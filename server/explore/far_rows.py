@@ -50,6 +50,8 @@ class FarRows:
         self._column = self._columns.index(column) + 1
         self._through = None if through is None else self._columns.index(through) + 1
         self._size = 0
+        self.has_kept = False
+        """Whether rows that were read are kept, so that the same question would go on behind them."""
 
     def add(
         self,
@@ -66,7 +68,9 @@ class FarRows:
         groups that `whole` has it in. Returns whether there are no more than `MOST_ROWS`, else some are missing. Raises
         what `check` does, which is called now and then, `SegmentGone`, `Refused`.
         """
-        key = SummaryKey(segment, -1, self._project, ("rows", self._column, self._through, *self._columns))
+        # Of a session's traces few are asked for behind all of the range: each is not to make the other forgotten.
+        is_behind = self._through is None and bool(whole)
+        key = SummaryKey(segment, -1, self._project, ("rows", self._column, self._through, is_behind, *self._columns))
         before: _Found
         before, size = self._kept.get(key) or ({}, 0)
         new: _Found = {}
@@ -103,7 +107,8 @@ class FarRows:
     def _keep(self, key: SummaryKey, before: _Found, size: int, new: _Found) -> None:
         size += sum(map(_size_of, new.values()))
         self._size += size
-        if new and self._size <= SHARE * self._kept.most:
+        self.has_kept = bool(new) and self._size <= SHARE * self._kept.most
+        if self.has_kept:
             kept = before | new
             self._kept.keep(key, (kept, size), size)
 

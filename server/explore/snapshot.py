@@ -406,6 +406,7 @@ class Snapshot:
             known, check = _known_of(piece), self.engine.check
             if not rows.add(piece.segment.id, self.file(piece), by_group, known, whole, check):
                 return None
+            self.engine.goes_on |= rows.has_kept
         source, listed = self.engine.register(rows.gathered.table()), ", ".join(names)
         sql = f"SELECT {listed} FROM {source} WHERE {where.sql} AND NOT ({inside.sql})"
         return Relation(sql, [*where.params, *inside.params], ())

@@ -607,6 +607,37 @@ def test_rows_of_other_days_are_read_once(tmp_path: Path, monkeypatch: pytest.Mo
     engine.close()
 
 
+def test_a_question_that_takes_too_long_goes_on_when_it_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.explore.traces.CANDIDATES", 1)
+    store, day = StoreDirectory(tmp_path / "events"), 24 * HOUR
+    for number in range(4):
+        rows = [make_row(trace_id=f"t{at}", timestamp=NOON + number * day + at, cost_usd=at) for at in range(5)]
+        store.append(rows)
+    engine, opened, real = store.engine(), list[Path](), SegmentFile.opened
+
+    def opening(file: SegmentFile, *, holds: bool = False) -> OpenFile:
+        opened.extend([file.path] if holds else [])
+        if len(opened) == 2:
+            engine.stop(Refused("query_too_heavy", "its time is over"))
+        return real(file, holds=holds)
+
+    monkeypatch.setattr(SegmentFile, "opened", opening)
+    times = Times(NOON + 3 * day, None)
+    question = TracesQuestion(project="default", filters=EVERY, times=times, sort="cost_usd")
+    with pytest.raises(Refused, match="its time is over"):
+        answer_traces(store.snapshot(engine), question)
+    assert engine.goes_on
+    assert len(opened) == 2
+    engine.close()
+    again = store.engine()
+    found = decode(answer_traces(store.snapshot(again), question))["traces"]
+    again.close()
+    assert len(opened) == 3  # of three other days
+    assert plain(found) == plain(oracle.traces(store.rows, "default", EVERY, times, "cost_usd"))
+
+
 # --- one trace -------------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import pytest
 from server.explore import chosen_rows, far_rows
 from server.explore.far_rows import FarRows, Whole
 from server.explore.kept_summaries import KeptSummaries
+from server.explore.segment_files import OpenFile
 from tests.support.event_store import NOON, Row, StoreDirectory, make_row, table_of
 
 COLUMNS: Final = ("cost_usd", "project", "session_id", "timestamp", "trace_id")
@@ -91,6 +92,23 @@ def test_what_is_no_longer_asked_for_is_forgotten(store: StoreDirectory) -> None
         ids = {f"t{number}" for number in range(first, first + 100)}
         assert far.add("a", store.files.get(segment), {0: ids}, KNOWN, {}, lambda: None)
     assert 50_000 < kept.bytes < 100 * (far_rows.UNASKED + 1) * 1000
+
+
+def test_a_second_look_for_few_ids_leaves_what_the_first_has_found(
+    store: StoreDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, (segment,) = KeptSummaries(), store.catalog.live(0)
+    many, reads, real = {0: {f"t{number}" for number in range(100)}}, [0], OpenFile.find
+
+    def find(*asked: Any) -> Any:
+        reads[0] += 1
+        return real(*asked)
+
+    monkeypatch.setattr(OpenFile, "find", find)
+    for by_group, whole in ((many, {}), ({0: {"t1"}}, {("a", 5): {"t2"}}), (many, {})):
+        far = FarRows(kept, "default", "trace_id", COLUMNS, None)
+        assert far.add("a", store.files.get(segment), by_group, KNOWN, whole, lambda: None)
+    assert reads == [2]
 
 
 def test_rows_that_are_too_many_are_given_up(store: StoreDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
