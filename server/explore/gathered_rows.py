@@ -54,6 +54,13 @@ class GatheredRows:
         for name in listed.keys() & self._values.keys():
             self._values[name] += listed[name]
 
+    def add_values(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Add rows whose values are known: of each those of all columns, as `OpenFile.values` gives them."""
+        self.count += len(rows)
+        self._valued += len(rows)
+        for name, each in zip(self._columns, zip(*rows, strict=True), strict=False):
+            self._values[name] += each
+
     def _end_values(self) -> None:
         if self._valued:
             self._tables.append(table_of(self._columns, [self._values[name] for name in self._columns]))

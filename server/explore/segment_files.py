@@ -22,7 +22,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from processor.core.clock import EPOCH
-from processor.event_store.id_index import U32, Kind, text_hashes
+from processor.event_store.id_index import U32, Kind, SoughtHashes, text_hashes
 from processor.event_store.manifest import ID_FORM, Segment
 from processor.event_store.schema import FEW_VALUES, SCHEMA
 from processor.event_store.user_counts import Tally
@@ -254,10 +254,9 @@ def _kept_indexes() -> int:
 
 
 @lru_cache(64)
-def _distinct_hashes(texts: tuple[str, ...]) -> U32:
-    """Return the hashes of some ids, sorted: each segment is asked for the same ones."""
-    found: U32 = np.unique(text_hashes(texts))
-    return found
+def _sought_hashes(texts: tuple[str, ...]) -> SoughtHashes:
+    """Return the hashes of some ids: each segment is asked for the same ones."""
+    return SoughtHashes(np.unique(text_hashes(texts)))
 
 
 class SegmentIds(Protocol):
@@ -267,9 +266,9 @@ class SegmentIds(Protocol):
         """Return row groups that may have `text` as their `event`, `trace`, `session` or `user` id; no other has it."""
         ...
 
-    def entries(self, kind: Kind, wanted: U32, /) -> tuple[U32, NDArray[np.uint16]]:
+    def entries(self, kind: Kind, wanted: SoughtHashes, /) -> tuple[U32, NDArray[np.uint16]]:
         """Return hash and row group of what the segment has of many `trace`, `session` or `user` ids, by their hashes
-        (`id_index.text_hashes`), which are sorted and different."""
+        (`id_index.text_hashes`)."""
         ...
 
     def tally(self, project: str, user: str, /) -> Tally | None:
@@ -306,13 +305,13 @@ class SegmentFiles:
         index = self._indexes.get(segment.id)
         wanted = [*texts]
         if kind != "event" and len(wanted) > FEW_IDS:
-            _, groups = self.entries(segment, kind, _distinct_hashes(tuple(wanted)))
+            _, groups = self.entries(segment, kind, _sought_hashes(tuple(wanted)))
             return {*groups.tolist()}
         return _reading(
             _index_of(segment), lambda: {group for text in wanted for group in index.row_groups(kind, text)}
         )
 
-    def entries(self, segment: Segment, kind: Kind, wanted: U32) -> tuple[U32, NDArray[np.uint16]]:
+    def entries(self, segment: Segment, kind: Kind, wanted: SoughtHashes) -> tuple[U32, NDArray[np.uint16]]:
         """Return hash and row group of what a segment has of many ids: `IdIndex.entries`. Raises as `groups_with`."""
         index = self._indexes.get(segment.id)
         return _reading(_index_of(segment), lambda: index.entries(kind, wanted))

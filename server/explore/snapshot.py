@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from processor.core.clock import LAST, SECOND, format_timestamp
 from processor.event_store import id_hashes
 from processor.event_store.first_build import BuildReport
-from processor.event_store.id_index import U32, Kind
+from processor.event_store.id_index import U32, Kind, SoughtHashes
 from processor.event_store.manifest import ProjectSums, Segment
 from processor.event_store.schema import SCHEMA
 from server.errors import Refused
 from server.explore.conditions import FIRST, Condition, condition, within
 from server.explore.engine import Engine
-from server.explore.gathered_rows import GatheredRows
+from server.explore.far_rows import FarRows, Whole
 from server.explore.questions import Filters, Kinds, Times
 from server.explore.segment_files import Groups, SegmentFile, SegmentFiles
 from server.explore.sums import number_json
@@ -48,6 +48,9 @@ FAR_PART: Final = 0.7
 FEW_SOUGHT: Final = 1000
 """Ids that are looked for in an index before the footer is read."""
 
+FEW_UNNAMED: Final = 256
+"""The same for events without a session, of which DuckDB reads all row groups between the first one and the last."""
+
 GATHERED: Final = 200_000
 """Rows with an id that are held in memory. More of them, as of a trace that has millions, DuckDB reads in the files."""
 
@@ -65,10 +68,6 @@ _SESSION: Final = frozenset({"session_id"})
 def building_json(report: BuildReport) -> dict[str, int | None]:
     """Return how far a first build is, as an answer has it."""
     return {"done": report.done, "of": report.of, "secondsLeft": report.seconds_left}
-
-
-Whole = dict[tuple[str, int], set[str]]
-"""Segment and row group -> ids of whom all rows in it are known."""
 
 
 class Piece(Struct, frozen=True, kw_only=True):
@@ -295,7 +294,7 @@ class Snapshot:
         return Relation(f"SELECT * FROM read_parquet(?) WHERE {where.sql}", [paths, *where.params], segments)
 
     def without_session(self, project: str, traces: Any) -> Relation | None:
-        """Return the rows that name no session, of the row groups that may have one of many traces.
+        """Return the rows that name no session of some traces, and perhaps others of the same row groups.
 
         `traces` is an Arrow array of texts. None: there are no such row groups. Raises as `relation`.
         """
@@ -303,7 +302,7 @@ class Snapshot:
         for piece in self.pieces(project, EVERYTHING, ALWAYS):
             self.engine.check()
             groups = None
-            if len(sought.distinct) <= FEW_SOUGHT:  # the index has it sooner than a footer that is not kept
+            if len(sought.distinct.hashes) <= FEW_SOUGHT:  # the index has it sooner than a footer that is not kept
                 _, groups = self.files.entries(piece.segment, sought.kind, sought.distinct)
                 if not len(groups):
                     continue
@@ -319,6 +318,12 @@ class Snapshot:
         if not found:
             return None
         where = self.condition(project, EVERYTHING, ALWAYS, found) & Condition("session_id IS NULL", [], _SESSION)
+        if len(traces) <= FEW_SOUGHT and sum(len(piece.groups or ()) for piece in found) <= FEW_UNNAMED:
+            filters = Filters(equal={"trace_id": tuple(traces.to_pylist())}, kinds="all")
+            gathered = self._gather(found, filters, where, ("trace_id", "session_id"))
+            if gathered is not None:
+                sql = f"SELECT * FROM {self.engine.register(gathered)} WHERE {where.sql}"
+                return Relation(sql, where.params, tuple(piece.segment for piece in found))
         return self._in_files(found, where)
 
     def _span_of(self, pieces: Sequence[Piece]) -> Times:
@@ -396,24 +401,13 @@ class Snapshot:
             return None
         where, inside = self.condition(project, EVERYTHING, ALWAYS, pieces), within(times)
         names = sorted({*columns, *where.columns, *inside.columns})
-        rows = GatheredRows(names)
+        rows = FarRows(self.files.summaries, project, sought.column, names, through)
         for piece, by_group in far:
-            opened, known = self.file(piece).opened(), _known_of(piece)
-            for group, ids in by_group.items():
-                self.engine.check()
-                place = (piece.segment.id, group)
-                if through is None:
-                    rows.add(opened, group, opened.find(group, {sought.column: ids - whole.get(place, set())}), known)
-                else:
-                    found = GatheredRows([through])
-                    found.add(opened, group, opened.find(group, {sought.column: ids}))
-                    whole[place] = {*found.table()[through].to_pylist()}
-                    rows.add(opened, group, opened.find(group, {through: whole[place]}), known)
-                if rows.count > GATHERED:
-                    opened.close()
-                    return None
-            opened.close()
-        source, listed = self.engine.register(rows.table()), ", ".join(names)
+            known, check = _known_of(piece), self.engine.check
+            if not rows.add(piece.segment.id, self.file(piece), by_group, known, whole, check):
+                return None
+            self.engine.goes_on |= rows.has_kept
+        source, listed = self.engine.register(rows.gathered.table()), ", ".join(names)
         sql = f"SELECT {listed} FROM {source} WHERE {where.sql} AND NOT ({inside.sql})"
         return Relation(sql, [*where.params, *inside.params], ())
 
@@ -520,8 +514,7 @@ class _Sought(NamedTuple):
     """Their places in the order of their hashes."""
     hashes: U32
     """In that order."""
-    distinct: U32
-    """Each once."""
+    distinct: SoughtHashes
 
     @classmethod
     def of(cls, column: str, ids: Any) -> "_Sought":
@@ -530,7 +523,7 @@ class _Sought(NamedTuple):
         order = np.argsort(hashes, kind="stable")
         hashes = hashes[order]
         is_first = np.concatenate([[True], hashes[1:] != hashes[:-1]]) if len(hashes) else np.empty(0, np.bool_)
-        return cls(column, INDEXED[column], ids, order, hashes, hashes[is_first])
+        return cls(column, INDEXED[column], ids, order, hashes, SoughtHashes(hashes[is_first]))
 
     def having(self, hashes: U32, groups: NDArray[np.uint16]) -> tuple[list[str], list[int]]:
         """Return the ids with the hashes of some entries of an index, and the row group that each entry names."""

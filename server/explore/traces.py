@@ -17,8 +17,9 @@ from server.explore.ranked import (
     first_of,
     page_of,
 )
-from server.explore.snapshot import Relation, Snapshot
+from server.explore.snapshot import EVERYTHING, Relation, Snapshot
 from server.explore.summaries import COLUMNS, everything, trace_summaries, whole_traces
+from server.explore.trace_totals import SUMS, page_of_traces
 
 VALUES: Final = {
     "start": sums.START,
@@ -65,6 +66,7 @@ class _Traces:
         self._project = question.project
         self._filters = question.filters
         self._times = step.times
+        self._sort = question.sort
         self._value = VALUES[question.sort]
         self._matched: Relation
         self._beyond: RankedBound | None
@@ -114,6 +116,11 @@ class _Traces:
         All rows of the range are read, and of the others those of the traces that match. Where too many match for that,
         everything is.
         """
+        if self._sort in SUMS:
+            matches = None if self._filters == EVERYTHING else self._matched
+            page = page_of_traces(self._snapshot, self._project, self._times, matches, self._sort, after, limit)
+            if page is not None:
+                return page
         ids = self._snapshot.engine.table(
             f"SELECT DISTINCT trace_id FROM ({self._matched.sql}) LIMIT ?", [*self._matched.params, MOST_MATCHING + 1]
         )

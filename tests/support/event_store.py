@@ -17,7 +17,7 @@ from processor.core.clock import EPOCH
 from processor.core.money import PLACES
 from processor.event_store import manifest as manifests
 from processor.event_store.catalog import Catalog
-from processor.event_store.id_index import U32, text_hashes
+from processor.event_store.id_index import U32, SoughtHashes, text_hashes
 from processor.event_store.manifest import Kind, Manifest, ProjectSums, Segment
 from processor.event_store.schema import SCHEMA
 from processor.event_store.user_counts import Tally
@@ -112,11 +112,11 @@ class ListIndex:
         """See `server.explore.segment_files.IdIndex`."""
         return self._groups[kind].get(text, [])
 
-    def entries(self, kind: str, wanted: U32) -> tuple[U32, NDArray[np.uint16]]:
+    def entries(self, kind: str, wanted: SoughtHashes) -> tuple[U32, NDArray[np.uint16]]:
         """See `server.explore.segment_files.IdIndex`."""
         hashes = dict(zip(self._groups[kind], text_hashes(self._groups[kind]).tolist(), strict=True))
         pairs = [(hashes[text], group) for text, groups in self._groups[kind].items() for group in groups]
-        found = [pair for pair in pairs if pair[0] in set(wanted.tolist())]
+        found = [pair for pair in pairs if pair[0] in set(wanted.hashes.tolist())]
         return np.array([pair[0] for pair in found], np.uint32), np.array([pair[1] for pair in found], np.uint16)
 
     def tally(self, project: str, user: str) -> Tally | None:

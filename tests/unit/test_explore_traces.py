@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from server.errors import Refused
 from server.explore import (
+    numbered_ids,
     ranked,
     session_rows,
     session_sums,
@@ -26,6 +27,7 @@ from server.explore import (
 )
 from server.explore.engine import Engine
 from server.explore.event_json import MEMBERS
+from server.explore.far_rows import LateFile
 from server.explore.kept_summaries import KeptSummaries
 from server.explore.questions import (
     Filters,
@@ -35,6 +37,7 @@ from server.explore.questions import (
     TraceQuestion,
     TracesQuestion,
 )
+from server.explore.segment_files import OpenFile, SegmentFile
 from server.explore.sessions import answer_session, answer_sessions
 from server.explore.trace_detail import answer_trace, trace_chunks
 from server.explore.traces import answer_traces
@@ -138,6 +141,7 @@ looks = st.sampled_from([1, 30, 1_000_000])
     bounds,
     looks,
     st.sampled_from([0, 200]),
+    st.sampled_from([0, 200_000]),
 )
 def test_a_list_of_traces(
     store: StoreDirectory,
@@ -149,6 +153,7 @@ def test_a_list_of_traces(
     bound: int,
     look: int,
     summed: int,
+    most: int,
 ) -> None:
     def ask(cursor: str | None) -> Any:
         question = TracesQuestion(project="default", filters=wanted, times=times, sort=sort, limit=limit, cursor=cursor)
@@ -161,6 +166,7 @@ def test_a_list_of_traces(
         patch.setattr("server.explore.traces.CANDIDATES", bound)
         patch.setattr("server.explore.traces.FIRST_LOOK", look)
         patch.setattr("server.explore.traces.SUMMED", summed)
+        patch.setattr(numbered_ids, "MOST_ROWS", most)
         patch.setattr(summaries, "LISTED", bound)
         found = pages(ask, "traces")
     assert plain(found) == plain(oracle.traces(store.rows, "default", wanted, times, sort))
@@ -208,7 +214,7 @@ def test_a_list_of_sessions(
         patch.setattr(sessions, "CANDIDATES", bound)
         patch.setattr(sessions, "SUMMED", summed)
         patch.setattr(sessions, "FIRST_LOOK", look)
-        patch.setattr(session_totals, "MOST_ROWS", most)
+        patch.setattr(numbered_ids, "MOST_ROWS", most)
         patch.setattr(session_rows, "SOUGHT", max(most, bound))
         patch.setattr(session_rows, "LISTED", bound)
         patch.setattr(session_sums, "FEW", few)
@@ -249,7 +255,7 @@ def test_sessions_with_long_ids_and_large_costs_whose_traces_name_several(
     monkeypatch.setattr("tests.support.event_store.text_hashes", lambda texts: np.full(len(texts), 7, np.uint32))
     monkeypatch.setattr("server.explore.segment_files.text_hashes", lambda texts: np.full(1, 7, np.uint32))
     for name, value in bounds.items():
-        monkeypatch.setattr(session_totals, name, value)
+        monkeypatch.setattr(numbered_ids if name == "MOST_ROWS" else session_totals, name, value)
     rng, store = random.Random(3), StoreDirectory(tmp_path / "events")
     names = [None, None, *("s" * length + str(number) for number in range(3) for length in (1, 200))]
     for number in range(6):
@@ -358,7 +364,7 @@ def test_events_without_a_session_do_not_hide_the_latest_ones(tmp_path: Path, mo
     )
     engine = store.engine()
     monkeypatch.setattr(sessions, "CANDIDATES", 5)
-    monkeypatch.setattr(session_totals, "MOST_ROWS", 0)
+    monkeypatch.setattr(numbered_ids, "MOST_ROWS", 0)
     for module in (sessions, session_rows):
         monkeypatch.setattr(module, "everything", lambda *of: pytest.fail("everything is read"))
     question = SessionsQuestion(project="default", filters=Filters(kinds="call"), times=Times(), limit=3)
@@ -506,20 +512,24 @@ def test_pages_are_of_the_first_ones_snapshot(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sort", "bounds", "files"),
     [
-        ("cost_usd", {}, 1),
+        ("cost_usd", {}, 0),
+        ("errors", {}, 0),
+        ("cost_usd", {"numbered_ids.MOST_ROWS": 0}, 1),
+        ("cost_usd", {"trace_totals.MOST_BYTES": 0}, 1),
         ("duration_ms", {}, 1),
-        ("cost_usd", {"FAR_GROUPS": 0, "FAR_PART": 0}, 6),
-        ("cost_usd", {"FAR_GROUPS": 0, "FAR_PART": 1}, 1),
-        ("errors", {"GATHERED": 0}, 6),
+        ("cost_usd", {"snapshot.FAR_GROUPS": 0, "snapshot.FAR_PART": 0}, 6),
+        ("duration_ms", {"snapshot.FAR_GROUPS": 0, "snapshot.FAR_PART": 0}, 6),
+        ("duration_ms", {"snapshot.FAR_GROUPS": 0, "snapshot.FAR_PART": 1}, 1),
+        ("errors", {"far_rows.MOST_ROWS": 0}, 6),
     ],
 )
 def test_traces_that_reach_beyond_the_range_are_valued_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sort: Any, bounds: dict[str, float], files: int
 ) -> None:
-    """Only the segments of the range are scanned; of the others what their indexes name is read."""
+    """DuckDB scans the segments of the range at most; of the others what their indexes name is read."""
     monkeypatch.setattr("server.explore.traces.CANDIDATES", 3)
     for name, value in bounds.items():
-        monkeypatch.setattr(snapshot, name, value)
+        monkeypatch.setattr(f"server.explore.{name}", value)
     rng = random.Random(4)
     store, day = StoreDirectory(tmp_path / "events"), 86_400 * 10**6
     for number in range(6):
@@ -548,6 +558,87 @@ def test_traces_that_reach_beyond_the_range_are_valued_whole(
     assert plain(found) == plain(oracle.traces(store.rows, "default", EVERY, times, sort))
     assert len(set(read)) == files
     engine.close()
+
+
+@pytest.mark.parametrize("kind", ["traces", "sessions"])
+def test_rows_of_other_days_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """What has come since is read; what was found beyond the day, or was not, is known."""
+    monkeypatch.setattr(f"server.explore.{kind}.CANDIDATES", 1)
+    rng, store, day = random.Random(8), StoreDirectory(tmp_path / "events"), 24 * HOUR
+
+    def append(number: int) -> None:
+        store.append(
+            [
+                make_row(
+                    trace_id=f"t{rng.randrange(12)}",
+                    session_id=rng.choice([None, f"s{rng.randrange(9)}"]),
+                    timestamp=NOON + number * day + at,
+                    cost_usd=rng.randrange(10**9),
+                )
+                for at in range(30)
+            ]
+        )
+
+    for number in range(4):
+        append(number)
+    engine, opened = store.engine(), list[Path]()
+
+    def listing(file: SegmentFile) -> OpenFile:
+        opened.append(file.path)
+        return file.opened()
+
+    monkeypatch.setattr(LateFile, "open", staticmethod(listing))
+    times = Times(NOON + 2 * day, NOON + 3 * day)
+
+    def right() -> None:
+        if kind == "sessions":
+            found, wanted = all_sessions(store, engine, "cost_usd", times, 50), oracle.sessions
+        else:
+            question = TracesQuestion(project="default", filters=EVERY, times=times, sort="cost_usd", limit=50)
+            found, wanted = decode(answer_traces(store.snapshot(engine), question))["traces"], oracle.traces
+            engine.release()
+        assert plain(found) == plain(wanted(store.rows, "default", EVERY, times, "cost_usd"))
+
+    right()
+    assert len({*opened}) == 3
+    opened.clear()
+    right()
+    assert opened == []
+    append(4)
+    right()
+    assert len({*opened}) == 1
+    engine.close()
+
+
+def test_a_question_that_takes_too_long_goes_on_when_it_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.explore.traces.CANDIDATES", 1)
+    store, day = StoreDirectory(tmp_path / "events"), 24 * HOUR
+    for number in range(4):
+        rows = [make_row(trace_id=f"t{at}", timestamp=NOON + number * day + at, cost_usd=at) for at in range(5)]
+        store.append(rows)
+    engine, opened = store.engine(), list[Path]()
+
+    def opening(file: SegmentFile) -> OpenFile:
+        opened.append(file.path)
+        if len(opened) == 2:
+            engine.stop(Refused("query_too_heavy", "its time is over"))
+        return file.opened()
+
+    monkeypatch.setattr(LateFile, "open", staticmethod(opening))
+    times = Times(NOON + 3 * day, None)
+    question = TracesQuestion(project="default", filters=EVERY, times=times, sort="cost_usd")
+    with pytest.raises(Refused, match="its time is over"):
+        answer_traces(store.snapshot(engine), question)
+    assert engine.goes_on
+    assert len(opened) == 2
+    engine.close()
+    again = store.engine()
+    found = decode(answer_traces(store.snapshot(again), question))["traces"]
+    again.close()
+    assert len(opened) == 3  # of three other days
+    assert plain(found) == plain(oracle.traces(store.rows, "default", EVERY, times, "cost_usd"))
 
 
 # --- one trace -------------------------------------------------------------------------------------------------------

@@ -303,7 +303,7 @@ def finds_every_id(directory: Path, segment: Segment, rows: list[Row]) -> None:
 def has_the_entries(index: SegmentIndex, kind: id_index.Kind, texts: list[str]) -> None:
     """Whether all ids together are where each of them is."""
     wanted = np.unique(id_index.text_hashes(texts))
-    hashes, groups = index.entries(kind, wanted)
+    hashes, groups = index.entries(kind, id_index.SoughtHashes(wanted))
     named = {
         (each, group)
         for each, text in zip(id_index.text_hashes(texts).tolist(), texts, strict=True)
@@ -313,7 +313,11 @@ def has_the_entries(index: SegmentIndex, kind: id_index.Kind, texts: list[str]) 
 
 
 @pytest.mark.slow
-def test_an_index_of_many_pages_finds_all_and_little_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize("marked", [0, 10**9])
+def test_an_index_of_many_pages_finds_all_and_little_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, marked: int
+) -> None:
+    monkeypatch.setattr(id_index, "_MARKED", marked)
     builder, texts = IndexBuilder(), [f"trace-{number}" for number in range(3 * id_index.PAGE)]
     for group in range(24):
         builder.add(group, "trace", id_index.text_hashes([*texts[group * 512 : group * 512 + 512], "everywhere"]))
@@ -324,7 +328,7 @@ def test_an_index_of_many_pages_finds_all_and_little_else(tmp_path: Path) -> Non
         assert number // 512 in index.row_groups("trace", texts[number])
     others = [f"other-{number}" for number in range(30_000)]
     assert sum(bool(index.row_groups("trace", text)) for text in others) <= 5
-    assert len(index.entries("trace", np.unique(id_index.text_hashes(others)))[0]) <= 5
+    assert len(index.entries("trace", id_index.SoughtHashes(np.unique(id_index.text_hashes(others))))[0]) <= 5
     for some in ([*texts[4000:4100], "everywhere"], texts[::1000], texts[7000:7001], others[:50], [], texts):
         has_the_entries(index, "trace", some)
     has_the_entries(index, "user", texts[::100])
