@@ -125,9 +125,9 @@ class Upkeep:
         what ingest leaves. For the thread of the merging."""
         while self._has_to_wait or (self._store.is_cutting and self._may_wait):
             time.sleep(LOOK)
-        self._take_turns()
+        self.take_turns()
 
-    def _take_turns(self) -> None:
+    def take_turns(self) -> None:
         """Wait while a cut is being made, and have the next one wait as long: both together would take too much
         memory."""
         began = time.monotonic()
