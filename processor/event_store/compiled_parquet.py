@@ -10,7 +10,7 @@ https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thr
 
 import io
 import struct
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 import zstandard
 
 from processor.core.kernel.loaded import kernel
-from processor.event_store.schema import ROW_BYTES, SCHEMA, WRITTEN, row_bytes
+from processor.event_store.row_sizes import RowSizes
+from processor.event_store.schema import SCHEMA, WRITTEN
 from processor.event_store.thrift import BINARY, I16, I32, I64, LIST, STRUCT, binary, list_of, struct_of, whole
 
 Page = tuple[bytes, int, int, int]
@@ -40,6 +41,8 @@ _AS_THEY_ARE, _DECIMAL_FORM, _TRUTH_FORM, _DELTA_FORM = 0, 1, 2, 3
 _COST_BYTES: Final = 9
 _NARROW: Final = 32
 """Bits."""
+_MOST_JOINED: Final = 4 << 20
+"""Bytes of pages that are written at once: a row group of plain rows has less."""
 _MOST_BOUND: Final = 4096
 """Bytes of the least and the greatest text that a footer says."""
 
@@ -93,21 +96,27 @@ class CompiledParquet:
         self._at = 0
         self._groups: list[bytes] = []
         self._rows = 0
-        self._row_bytes = 0
+        self._sizes = RowSizes()
         self._is_open = True
         self._write([_MAGIC])
 
-    def _write(self, parts: Iterable[bytes]) -> None:
-        data = b"".join(parts)
-        self._sink.write(data)
-        self._at += len(data)
+    def _write(self, parts: Sequence[bytes]) -> None:
+        size = sum(map(len, parts))
+        for data in [b"".join(parts)] if size <= _MOST_JOINED else parts:
+            self._sink.write(data)
+        self._at += size
 
     def write_group(self, table: Any) -> None:
         """Write a table of `WRITTEN`, with one chunk a column, as a row group."""
         parts: list[bytes] = []
         chunks: list[bytes] = []
         start, size = self._at, 0
+        begin = start
         for field, column in zip(_FIELDS, table.columns, strict=True):
+            # Pages of large columns are not kept until the others are made.
+            if start - self._at > _MOST_JOINED:
+                self._write(parts)
+                parts.clear()
             for leaf in field(column.chunk(0), self._settings):
                 has_dictionary = leaf.dictionary is not None
                 chunk, unpacked, packed = _kernel.column_chunk(
@@ -129,13 +138,13 @@ class CompiledParquet:
                 (1, LIST, list_of(STRUCT, chunks)),
                 (2, I64, whole(size)),
                 (3, I64, whole(table.num_rows)),
-                (5, I64, whole(self._at)),
-                (6, I64, whole(start - self._at)),
+                (5, I64, whole(begin)),
+                (6, I64, whole(start - begin)),
                 (7, I16, whole(len(self._groups))),
             )
         )
         self._rows += table.num_rows
-        self._row_bytes = max(self._row_bytes, row_bytes(table))
+        self._sizes.add(table)
         self._write(parts)
 
     def close(self) -> None:
@@ -145,7 +154,7 @@ class CompiledParquet:
         self._is_open = False
         metadata = [
             struct_of((1, BINARY, binary(key)), (2, BINARY, binary(value)))
-            for key, value in {**SCHEMA.metadata, ROW_BYTES.encode(): b"%d" % self._row_bytes}.items()
+            for key, value in {**SCHEMA.metadata, **_encoded(self._sizes.metadata())}.items()
         ]
         by_type = struct_of((1, STRUCT, struct_of()))
         footer = struct_of(
@@ -158,6 +167,10 @@ class CompiledParquet:
             (7, LIST, list_of(STRUCT, [by_type] * _leaf_count())),
         )
         self._write([footer, struct.pack("<I", len(footer)), _MAGIC])
+
+
+def _encoded(said: Mapping[str, str]) -> Mapping[bytes, bytes]:
+    return {key.encode(): value.encode() for key, value in said.items()}
 
 
 # --- columns ---------------------------------------------------------------------------------------------------------

@@ -66,15 +66,21 @@ class EventArrays:
 
     @classmethod
     def joined(cls, parts: Sequence[Buffers]) -> Self:
-        """Return the events of several calls of the kernel, at least one, as one."""
-        return cls(parts[0] if len(parts) == 1 else list(map(b"".join, zip(*parts, strict=True))))
+        """Return the events of several calls of the kernel, at least one, as one. The buffers of all are let go of one
+        by one: they may be large, and both of them together are never in memory."""
+        found = []
+        for place in range(len(_KEYS)):
+            found.append(b"".join([each[place] for each in parts]))
+            for each in parts:
+                each[place] = b""
+        return cls(found)
 
     def __len__(self) -> int:
         return len(self._buffers["stream"])
 
     def text(self, name: str) -> Any:
-        """Return a text, or the unknown fields as JSON."""
-        return _texts(self._buffers[f"{name} lengths"], self._buffers[name])
+        """Return a text, or the unknown fields as JSON. Once: the array has the bytes from then on."""
+        return _texts(self._buffers.pop(f"{name} lengths"), self._buffers.pop(name))
 
     def number(self, name: str) -> Any:
         """Return a number: a double for milliseconds, else a whole one."""

@@ -23,8 +23,9 @@ MAX_ROWS: Final = 50_000
 MAX_BYTES: Final = 16 << 20
 """Bytes of the messages of one."""
 
-MAX_UNPACKED: Final = 64 << 20
-"""Bytes of their events, which may be many times that: a message is compressed. Writing takes three times as much."""
+MAX_UNPACKED: Final = 32 << 20
+"""Bytes of their events, which may be many times that: a message is compressed. A message that alone has more is a
+segment of its own. 50,000 usual events have 26 MiB. Writing takes twice as much."""
 
 
 STALLED: Final = 60
@@ -176,7 +177,9 @@ class FreshMessages:
                         raise
                     return tables, end, True
             size += len(each.value or b"")
-            if end > self.reached and (rows >= MAX_ROWS or size > MAX_BYTES or unpacked >= MAX_UNPACKED):
+            if end > self.reached and (rows >= MAX_ROWS or size > MAX_BYTES):
+                return tables, end, True
+            if tables and unpacked + len(each.value or b"") > MAX_UNPACKED:  # at least so many bytes
                 return tables, end, True
             if self._claimed.has_any(each.offset):
                 decoded = self._decode(each)
@@ -185,9 +188,11 @@ class FreshMessages:
                 if decoded is not None:
                     table, count = self._table(each, decoded)
                     if count:
+                        unpacked += self._writer.size_of(table)
+                        if tables and unpacked > MAX_UNPACKED:  # it is read again by the next cut
+                            return tables, end, True
                         tables.append(table)
                         rows += count
-                        unpacked += self._writer.size_of(table)
             end = each.offset + 1
         return tables, end, False
 

@@ -7,7 +7,6 @@ thousand rows and a page of each column.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, Self
 
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from processor.core.kernel.loaded import kernel
-from processor.event_store import segment_file
+from processor.event_store import row_sizes, segment_file
 from processor.event_store.compiled_take import MOST_LETTERS, TakenBatch, Taking
 from processor.event_store.schema import FEW_VALUES, ROW_BYTES, WRITTEN, row_bytes
 
@@ -54,9 +53,10 @@ def merged(parts: Sequence[Any]) -> Iterator[Any]:
             sources.append(FileSource.open(part, BATCH_BYTES // len(parts)) if is_file else _TableSource(part))
         homes = _order(sources)
         taking = None if kernel is None else Taking()
-        rows = segment_file.rows_of_group(max(each.largest for each in sources), 1)
-        for start in range(0, len(homes), rows):
-            yield from _next_rows(sources, homes[start : start + rows], taking)
+        start = 0
+        for end in _ends(sources, homes):
+            yield from _next_rows(sources, homes[start:end], taking)
+            start = end
     finally:
         for each in sources:
             each.close()
@@ -76,6 +76,10 @@ class _Source(Protocol):
     @property
     def largest(self) -> int:
         """Bytes of a row in memory where the rows are the largest."""
+        ...
+
+    def sizes(self) -> I64 | None:
+        """Return about how many bytes each row has in memory, at least; None: all have `largest`, about."""
         ...
 
     def keys(self) -> tuple[Any, I64]:
@@ -98,6 +102,15 @@ class _TableSource:
         self._piece = TakenBatch(table.to_batches()[0])
         self._start = 0
         self.largest: int = row_bytes(table)
+        self._table = table
+
+    def sizes(self) -> I64 | None:
+        """See `_Source`."""
+        found = row_sizes.at_once(self._table, self.largest)
+        if found is None:
+            return None
+        of_runs = row_sizes.of_runs(self._table, found.rows) // found.rows + 1
+        return np.repeat(of_runs, found.rows)[: self._table.num_rows]
 
     def keys(self) -> tuple[Any, I64]:
         """See `_Source`."""
@@ -111,7 +124,7 @@ class _TableSource:
 
     def close(self) -> None:
         """See `_Source`."""
-        self._piece = TakenBatch(None)
+        self._piece, self._table = TakenBatch(None), None
 
 
 class FileSource:
@@ -120,12 +133,14 @@ class FileSource:
     def __init__(self, path: Path, file: Any, batch_bytes: int) -> None:
         self._path = path
         self._file = file
-        # A power of two: Arrow reads numbers into room for the next one, 13 MiB for nothing in 40 segments.
-        rows = 1 << (min(BATCH, max(batch_bytes // max(self.largest, 1), 1)).bit_length() - 1)
-        # Each row group by itself: Arrow has one dictionary of all texts of a column that one reading has come by.
-        self._batches: Iterator[Any] = chain.from_iterable(
-            file.iter_batches(rows, row_groups=[number], use_threads=False) for number in range(file.num_row_groups)
-        )
+        self._batch_bytes = batch_bytes
+        self._said = row_sizes.said(file.metadata.metadata or {}, file.num_row_groups)
+        self._groups = iter(range(file.num_row_groups))
+        self._batches: Iterator[Any] = iter(())
+        """Those of the row group that is being read. Each by itself: Arrow has one dictionary of all texts of a column
+        that one reading has come by, and a page of each column until it has ended."""
+        self._left = 0
+        """Rows of that which were not read."""
         self._piece: TakenBatch | None = None
         """The last batch."""
         self._start = 0
@@ -157,6 +172,14 @@ class FileSource:
         found: int = max(group.total_byte_size // group.num_rows for group in groups)
         return found
 
+    def sizes(self) -> I64 | None:
+        """See `_Source`."""
+        if self._said is None:
+            return None
+        footer = self._file.metadata
+        counts = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
+        return np.repeat(np.array([-(-each.bytes // each.rows) for each in self._said], np.int64), counts)
+
     def keys(self) -> tuple[Any, I64]:
         """See `_Source`."""
         try:
@@ -184,12 +207,27 @@ class FileSource:
 
     def _read(self) -> Any:
         try:
+            if not self._left:
+                self._begin_group()
             batch = next(self._batches, None)
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(self._path, error) from error
         if batch is None:
             raise _unreadable(self._path, "it has fewer rows than its footer says")
+        self._left -= len(batch)
+        if self._left <= 0:
+            self._batches = iter(())
         return batch
+
+    def _begin_group(self) -> None:
+        number = next(self._groups, None)
+        if number is None:
+            return
+        of_row = -(-self._said[number].bytes // self._said[number].rows) if self._said else max(self.largest, 1)
+        # A power of two: Arrow reads numbers into room for the next one, 13 MiB for nothing in 40 segments.
+        rows = row_sizes.power_of_two(min(BATCH, self._batch_bytes // of_row))
+        self._left = self._file.metadata.row_group(number).num_rows
+        self._batches = self._file.iter_batches(rows, row_groups=[number], use_threads=False)
 
     def close(self) -> None:
         """See `_Source`."""
@@ -232,6 +270,26 @@ def _order(sources: Sequence[_Source]) -> NDArray[np.uint16]:
         for projects, _ in keys
     ]
     return homes[np.lexsort((times, np.concatenate(ranks)))]
+
+
+def _ends(sources: Sequence[_Source], homes: NDArray[np.uint16]) -> Iterator[int]:
+    """Yield where each table ends: a row group, or less where rows are large."""
+    sizes = [each.sizes() for each in sources]
+    if all(each is None for each in sizes):
+        rows = segment_file.rows_of_group(max(each.largest for each in sources), 1)
+        yield from range(rows, len(homes), rows)
+        yield len(homes)
+        return
+    in_order = np.empty(len(homes), np.int64)
+    for place, (source, found) in enumerate(zip(sources, sizes, strict=True)):
+        in_order[homes == place] = source.largest if found is None else found
+    ends = np.cumsum(in_order, out=in_order)
+    start, done = 0, 0
+    while start < len(homes):
+        most = int(np.searchsorted(ends, done + segment_file.GROUP_BYTES, "right"))
+        start = min(max(most, start + 1), start + segment_file.ROW_GROUP, len(homes))
+        done = int(ends[start - 1])
+        yield start
 
 
 def _next_rows(sources: Sequence[_Source], homes: NDArray[np.uint16], taking: Taking | None) -> Iterator[Any]:

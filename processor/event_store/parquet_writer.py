@@ -6,6 +6,7 @@ from threading import Lock
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from processor import memory
@@ -15,6 +16,7 @@ from processor.event_store.directory_storage import DirectoryStorage
 from processor.event_store.manifest import Segment
 from processor.event_store.merge import SegmentUnreadable, merged
 from processor.event_store.rows import MessageRows
+from processor.event_store.schema import row_bytes
 from processor.event_store.stored_sums import DamagedSegment
 
 MOST_UNPACKED: Final = 131_072
@@ -24,6 +26,14 @@ MOST_UNPACKED: Final = 131_072
 MOST_RECENT: Final = 48 << 20
 """Bytes of the rows of fresh segments that stay in memory until they are merged, the latest ones: eight segments of
 20,000 events. Reading them again took a fourth of a merge."""
+
+
+MOST_RECENT_ROW: Final = 1 << 10
+"""Bytes of a row up to which these are worth their memory: large ones are read in a small part of the time that their
+events take."""
+
+LARGE: Final = 16 << 20
+"""Bytes of such a segment, or of all that are merged, from which on free memory is given back to the system."""
 
 
 class ParquetWriter:
@@ -46,7 +56,10 @@ class ParquetWriter:
         """See `SegmentWriter`."""
         table = segment_file.without_payload(segment_table.table_of(tables), payload_before)
         found = segment_file.write(self._storage, segment, [table])
-        self._recent.add(segment.id, table)
+        if row_bytes(table) <= MOST_RECENT_ROW:
+            self._recent.add(segment.id, table)
+        elif table.nbytes > LARGE:
+            _give_back()
         return found
 
     def merge(
@@ -64,20 +77,22 @@ class ParquetWriter:
         A large merge begins with as little memory as there can be: what cuts have left free goes back to the system,
         and rows of other segments are kept no longer.
         """
-        is_packed = segment.level > 1 or sum(part.rows for part in parts) > MOST_UNPACKED
-        if is_packed:
+        rows = sum(part.rows for part in parts)
+        is_packed = segment.level > 1 or rows > MOST_UNPACKED
+        is_large = is_packed or sum(part.parquet_bytes for part in parts) > LARGE + MOST_RECENT_ROW * rows
+        if is_large:
             self._recent.keep([part.id for part in parts])
-            memory.trim()
+            _give_back()
         sources = [self._source(part) for part in parts if part.has_files]
         tables = _prepared(merged(sources), payload_before, between)
         found = segment_file.write(self._storage, segment, tables, packing="zstd" if is_packed else "none")
-        if found.rows != sum(part.rows for part in parts):
+        if found.rows != rows:
             names = ", ".join(part.id for part in parts)
             raise SegmentUnreadable(f"the segments {names} have {found.rows} rows, other than their manifests say")
         self._recent.remove([part.id for part in parts])
-        if is_packed:
+        if is_large:
             sources.clear()
-            memory.trim()
+            _give_back()
         return found
 
     def _source(self, part: Segment) -> Any:
@@ -90,6 +105,12 @@ class ParquetWriter:
         except (DamagedSegment, FileNotFoundError) as error:
             raise SegmentUnreadable(f"the segment {part.id} cannot be merged: {error}") from error
         return self._directory / f"{part.id}.parquet"
+
+
+def _give_back() -> None:
+    """Give free memory back to the system: that of the C library, and that of Arrow."""
+    memory.trim()
+    pa.default_memory_pool().release_unused()
 
 
 class RecentTables:

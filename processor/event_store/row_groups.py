@@ -6,7 +6,8 @@ import pyarrow.parquet as pq
 
 from processor.core.kernel.loaded import kernel
 from processor.event_store.compiled_parquet import ColumnSettings, CompiledParquet, Sink
-from processor.event_store.schema import FEW_VALUES, ROW_BYTES, SCHEMA, row_bytes
+from processor.event_store.row_sizes import RowSizes
+from processor.event_store.schema import FEW_VALUES, SCHEMA
 
 Packing = Literal["none", "zstd"]
 """Small segments are merged soon: packing them would cost more than it saves. zstd is that of level 1."""
@@ -64,18 +65,18 @@ class PyarrowParquet:
             column_encoding=dict.fromkeys(_DELTAS, "DELTA_BINARY_PACKED"),
             write_statistics=_STATISTICS,
         )
-        self._row_bytes = 0
+        self._sizes = RowSizes()
 
     def write_group(self, table: Any) -> None:
         """See `RowGroups`."""
-        self._row_bytes = max(self._row_bytes, row_bytes(table))
+        self._sizes.add(table)
         # Of a dictionary Arrow writes all texts, whatever their size, and those that no row has.
         self._writer.write_table(table.cast(SCHEMA), row_group_size=table.num_rows)
 
     def close(self) -> None:
         """See `RowGroups`."""
         if self._writer.is_open:
-            self._writer.add_key_value_metadata({**SCHEMA.metadata, ROW_BYTES: str(self._row_bytes)})
+            self._writer.add_key_value_metadata({**SCHEMA.metadata, **self._sizes.metadata()})
         self._writer.close()
 
 

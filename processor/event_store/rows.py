@@ -7,6 +7,7 @@ Python (`event_values`). A row says what `message.events` says of its event.
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
+from typing import Final
 
 import numpy as np
 from msgspec import Struct
@@ -22,6 +23,11 @@ from processor.core.events.source import Request, Source
 from processor.event_store import compiled_values, event_values
 from processor.event_store.compiled_values import Buffers
 from processor.event_store.event_values import Values
+
+TWIN_BYTES: Final = 1 << 20
+"""Bytes of events that the twin reads at a time, if they are large."""
+ITEM_BYTES: Final = 16
+"""Bytes that an item of a collection takes at least while a segment is written, however short it is in its event."""
 
 I64 = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -53,7 +59,7 @@ class MessageRows(Struct, gc=False):
     by_twin: Mask
     """Which rows these are."""
     size: int
-    """Bytes of all events of the message as they were sent, not packed."""
+    """Bytes of all events of the message as they were sent, not packed; more where they have many items."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -88,7 +94,7 @@ def rows_of(found: Message, partition: int, offset: int, kept: Mask) -> MessageR
         reading.cells,
         reading.values,
         reading.by_twin[places],
-        reading.size,
+        reading.size + ITEM_BYTES * reading.values.packed_items,
     )
 
 
@@ -132,9 +138,7 @@ class _Reading:
             for request, records in requests:
                 places = np.flatnonzero(given_up[first : first + request.count]).tolist()
                 if places:
-                    event_values.add(
-                        self.values, request.source, [records[place] for place in places], [True] * len(places)
-                    )
+                    self._add(request.source, [records[place] for place in places], [True] * len(places))
                 first += request.count
         return True
 
@@ -143,8 +147,21 @@ class _Reading:
             end = start + request.count
             self.by_twin[start:end] = True
             if self._kept[start:end].any():
-                event_values.add(self.values, request.source, records, self._kept[start:end].tolist())
+                self._add(request.source, records, self._kept[start:end].tolist())
             start = end
+
+    def _add(self, source: Source, records: Sequence[bytes], kept: Sequence[bool]) -> None:
+        """Add events: large ones a few at a time, of which all objects are in memory."""
+        if size_of(records) <= TWIN_BYTES:
+            event_values.add(self.values, source, records, kept)
+            return
+        start = size = 0
+        for end, record in enumerate(records, start=1):
+            size += len(record)
+            if size > TWIN_BYTES or end == len(records):
+                event_values.add(self.values, source, records[start:end], kept[start:end])
+                self.values.pack()
+                start, size = end, 0
 
 
 def _way(source: Source) -> tuple[str, bool] | None:

@@ -15,7 +15,7 @@ import xxhash
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from processor.event_store import id_hashes
+from processor.event_store import id_hashes, id_index, row_sizes
 from processor.event_store.id_index import IndexBuilder
 from processor.event_store.manifest import ProjectSums, Segment
 from processor.event_store.row_groups import Packing, row_groups
@@ -27,8 +27,12 @@ from processor.event_store.user_counts import UserCounter
 ROW_GROUP: Final = 16_384
 """Rows of a row group: what is read to find one event, about 2 MB before it is unpacked."""
 
-GROUP_BYTES: Final = 32 << 20
+GROUP_BYTES: Final = 16 << 20
 """Bytes that a row group may take unpacked: with large unknown fields it has fewer rows."""
+
+
+MOST_SPLIT: Final = id_index.MAX_GROUPS // 4
+"""Row groups of a segment, after which large rows are no longer written apart from small ones."""
 
 
 class _Digested:
@@ -69,6 +73,7 @@ class SegmentFileWriter:
         """Segments of the first level have few row groups."""
         self._pending: list[Any] = []
         self._pending_rows = 0
+        self._pending_bytes = 0
         self._groups = 0
         self._rows = 0
         self._sums: dict[str, ProjectFigures] = {}
@@ -89,7 +94,8 @@ class SegmentFileWriter:
         """Add rows; full row groups are written at once."""
         self._pending.append(table)
         self._pending_rows += table.num_rows
-        rows = rows_of_group(sum(map(bytes_of, self._pending)), self._pending_rows)
+        self._pending_bytes += bytes_of(table)
+        rows = rows_of_group(self._pending_bytes, self._pending_rows)
         while self._pending_rows >= rows:
             self._write_group(rows)
 
@@ -125,12 +131,14 @@ class SegmentFileWriter:
         rest = table.slice(rows)
         self._pending = [rest] if rest.num_rows else []
         self._pending_rows = rest.num_rows
+        self._pending_bytes = bytes_of(rest) if rest.num_rows else 0
         table = prepared(table.slice(0, rows))
-        self._writer.write_group(table)
-        self._add_to_index(table)
-        self._add_up(table)
-        self._groups += 1
-        self._rows += rows
+        for part in row_sizes.stretches(table) if self._groups < MOST_SPLIT else (table,):
+            self._writer.write_group(part)
+            self._add_to_index(part)
+            self._add_up(part)
+            self._groups += 1
+            self._rows += part.num_rows
 
     def _add_to_index(self, table: Any) -> None:
         self._index.add(self._groups, "event", id_hashes.of_events(_chunk(table, "event_id")))

@@ -115,6 +115,9 @@ class Store:
         self._is_far_behind = False
         self.is_cutting = False
         """Whether a cut is being made now."""
+        self.cuts_wait_until = 0.0
+        """When the next cut may begin (monotonic seconds): a merge that cannot wait for the cuts takes turns with
+        them, as the memory of both together would be too much. Set by the thread of the merging."""
         self.unmerged = 0
         """Segments of all partitions that were never merged."""
 
@@ -243,6 +246,9 @@ class Store:
     async def run(self) -> None:
         """Cut segments, for ever. What fails is tried again."""
         while True:
+            waits = self.cuts_wait_until - time.monotonic()
+            if waits > 0:
+                await asyncio.sleep(waits)
             began = time.monotonic()
             try:
                 goes_on_at_once = await self.cut()

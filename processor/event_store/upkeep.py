@@ -28,6 +28,9 @@ EXPIRE_EVERY: Final = 60.0
 LOOK: Final = 0.05
 """Seconds between two looks whether a merge may go on."""
 
+MOST_TURN: Final = 2.0
+"""Seconds for which cuts wait at most for a merge that has waited for one of them."""
+
 MOST_UNMERGED: Final = 10 * merging.WIDE_FAN_IN
 """Segments of all partitions that were never merged, up to which cuts of a store that is behind go first."""
 
@@ -127,6 +130,19 @@ class Upkeep:
         what ingest leaves. For the thread of the merging."""
         while self._has_to_wait or (self._store.is_cutting and self._may_wait):
             time.sleep(LOOK)
+        self.take_turns()
+
+    def take_turns(self) -> None:
+        """Wait while a cut is being made, and have the next one wait as long: both together would take too much
+        memory."""
+        began = time.monotonic()
+        if began < self._store.cuts_wait_until:
+            return
+        while self._store.is_cutting:
+            time.sleep(LOOK)
+        now = time.monotonic()
+        if now - began >= LOOK:
+            self._store.cuts_wait_until = now + min(now - began, MOST_TURN)
 
     async def merge_one(self) -> bool:
         """Merge the segments of one partition that need it most; return whether there were any, and it could be done.

@@ -128,12 +128,23 @@ class ValueArrays:
         parts = [values.collections[name] for values in self._values]
         is_map = pa.types.is_map(kind)
         item_type = kind.item_type if is_map else kind.value_type
-        items = self._laid(lambda cells: cells.items(name), [part.items for part in parts], item_type)
+        items = self._laid(
+            lambda cells: cells.items(name),
+            [[each.items for each in part.packed] for part in parts],
+            [part.items for part in parts],
+            item_type,
+        )
         if not is_map:
             return None, items
         if item_type == pa.float64():
             items = pc.add(items, 0.0)
-        return self._laid(lambda cells: cells.keys(name), [part.keys for part in parts], pa.string()), items
+        keys = self._laid(
+            lambda cells: cells.keys(name),
+            [[each.keys for each in part.packed] for part in parts],
+            [part.keys for part in parts],
+            pa.string(),
+        )
+        return keys, items
 
     def _counts(self, name: str) -> NDArray[np.int64]:
         found = [np.array(values.collections[name].counts, np.int64) for values in self._values]
@@ -141,10 +152,19 @@ class ValueArrays:
             found.insert(0, self._cells.counts(name).astype(np.int64))
         return np.concatenate(found)
 
-    def _laid(self, compiled: Callable[[EventArrays], Any], parts: Sequence[Sequence[Any]], kind: Any) -> Any:
-        """Return the items, or keys, of all events, end to end."""
+    def _laid(
+        self,
+        compiled: Callable[[EventArrays], Any],
+        packed: Sequence[Sequence[Any]],
+        parts: Sequence[Sequence[Any]],
+        kind: Any,
+    ) -> Any:
+        """Return the items, or keys, of all events, end to end; of each part those that are packed come first."""
         found = [] if self._cells is None else [compiled(self._cells)]
-        if parts:
+        if any(packed):
+            for arrays, rest in zip(packed, parts, strict=True):
+                found += [*arrays, pa.array(rest, kind)]
+        elif parts:
             found.append(pa.array(list(chain.from_iterable(parts)), kind))
         return found[0] if len(found) == 1 else pa.concat_arrays(found)
 
