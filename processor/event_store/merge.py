@@ -278,7 +278,8 @@ def _ends(sources: Sequence[_Source], homes: NDArray[np.uint16]) -> Iterator[int
     if all(each is None for each in sizes):
         rows = segment_file.rows_of_group(max(each.largest for each in sources), 1)
         yield from range(rows, len(homes), rows)
-        yield len(homes)
+        if len(homes):
+            yield len(homes)
         return
     in_order = np.empty(len(homes), np.int64)
     for place, (source, found) in enumerate(zip(sources, sizes, strict=True)):
