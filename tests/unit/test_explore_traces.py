@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from processor.core.kernel.loaded import kernel
 from server.errors import Refused
 from server.explore import (
     numbered_ids,
@@ -49,6 +50,8 @@ from tests.support.examples import examples
 DECODER: Final = msgspec.json.Decoder(float_hook=Decimal)
 EVERY: Final = Filters(kinds="all")
 HOUR: Final = 3_600_000_000
+
+needs_kernel = pytest.mark.skipif(kernel is None, reason="nothing is kept without the compiled kernel")
 
 
 def random_span(rng: random.Random) -> Row:
@@ -560,6 +563,7 @@ def test_traces_that_reach_beyond_the_range_are_valued_whole(
     engine.close()
 
 
+@needs_kernel
 @pytest.mark.parametrize("kind", ["traces", "sessions"])
 def test_rows_of_other_days_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """What has come since is read; what was found beyond the day, or was not, is known."""
@@ -610,6 +614,7 @@ def test_rows_of_other_days_are_read_once(tmp_path: Path, monkeypatch: pytest.Mo
     engine.close()
 
 
+@needs_kernel
 def test_a_question_that_takes_too_long_goes_on_when_it_is_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import pytest
 
+from processor.core.kernel.loaded import kernel
 from server.explore import chosen_rows, far_rows
 from server.explore.far_rows import FarRows, Whole
 from server.explore.kept_summaries import KeptSummaries
@@ -14,6 +15,8 @@ from tests.support.event_store import NOON, Row, StoreDirectory, make_row, table
 COLUMNS: Final = ("cost_usd", "project", "session_id", "timestamp", "trace_id")
 GROUP: Final = 8
 KNOWN: Final = {"project": "default"}
+
+needs_kernel = pytest.mark.skipif(kernel is None, reason="nothing is kept without the compiled kernel")
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +88,7 @@ def _table(rows: list[Row]) -> list[dict[str, Any]]:
     return found
 
 
+@needs_kernel
 def test_what_is_no_longer_asked_for_is_forgotten(store: StoreDirectory) -> None:
     kept, (segment,) = KeptSummaries(), store.catalog.live(0)
     for first in range(0, 2000, 100):
@@ -94,6 +98,7 @@ def test_what_is_no_longer_asked_for_is_forgotten(store: StoreDirectory) -> None
     assert 50_000 < kept.bytes < 100 * (far_rows.UNASKED + 1) * 1000
 
 
+@needs_kernel
 def test_a_second_look_for_few_ids_leaves_what_the_first_has_found(
     store: StoreDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
