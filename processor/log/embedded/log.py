@@ -282,14 +282,13 @@ class Log:
         db = _connect(self.path)
         is_open = False
         try:
-            is_open = self._is_ready(db, upgrade=upgrade)
-            if is_open:
+            if self._is_ready(db, upgrade=upgrade):
                 _configure(db)
                 self._db = db
                 self._guard.begin()
                 is_open = not self._is_to_be_recovered()  # or a process has met a failed fsync meanwhile
         except apsw.Error:  # what it is shows when nobody else is at it
-            is_open = False
+            pass
         finally:
             if not is_open:
                 db.close()
