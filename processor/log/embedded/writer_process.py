@@ -5,6 +5,7 @@ a core. The event store may do both. So its writes are those of a process that i
 the usual priority, and ends with it.
 """
 
+import contextlib
 import os
 import pickle
 import signal
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from processor.log.records import Append, TopicPartition
 
 
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM)
+"""Signals that a whole process group may get: the process that writes ends when the other one has."""
+
+
 class WriterGone(Exception):
     """The process that writes has ended."""
 
@@ -35,11 +40,16 @@ class WriterProcess:
     def __init__(self, data_dir: Path) -> None:
         their_requests, requests = os.pipe()
         answers, their_answers = os.pipe()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # until it ignores them
         self.pid = os.fork()
         if not self.pid:
+            for signum in _ENDING:
+                signal.signal(signum, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(requests)
             os.close(answers)
             _serve(data_dir, os.fdopen(their_requests, "rb"), os.fdopen(their_answers, "wb"))
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(their_requests)
         os.close(their_answers)
         self._requests, self._answers = os.fdopen(requests, "wb"), os.fdopen(answers, "rb")
@@ -63,7 +73,8 @@ class WriterProcess:
 
     def close(self) -> None:
         """End it, and wait for that."""
-        self._requests.close()
+        with contextlib.suppress(BrokenPipeError):  # it has ended, and a request for it was never written
+            self._requests.close()
         self._answers.close()
         os.waitpid(self.pid, 0)
 
@@ -72,8 +83,6 @@ def _serve(data_dir: Path, requests: BinaryIO, answers: BinaryIO) -> NoReturn:
     """Answer requests until the other end is closed, which the kernel does when its process ends, however it does."""
     code = 1
     try:
-        for signum in (signal.SIGINT, signal.SIGTERM):  # a whole process group may get them
-            signal.signal(signum, signal.SIG_IGN)
         with open(os.devnull, "r+b") as nothing:  # noqa: PTH123 - as it is for `dup2`
             for fd in (0, 1):
                 os.dup2(nothing.fileno(), fd)  # who reads the other process's output is not to wait for this one
