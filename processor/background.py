@@ -64,25 +64,23 @@ def step_back(nice: int) -> bool:
     return done == 0
 
 
-def cpu_times() -> tuple[float, float]:
-    """Return for how many seconds all cores together have been, and for how many of these they were busy, also for
-    other guests of the same hardware. Zeros where the system does not say (it is Linux that does)."""
+def cpu_ticks() -> tuple[int, int]:
+    """Return for how many ticks of the system's clock all cores together have been, and for how many of these they were
+    busy, also for other guests of the same hardware. Zeros where the system does not say (it is Linux that does)."""
     try:
         with Path("/proc/stat").open(encoding="ascii") as stat:
             ticks = [int(each) for each in stat.readline().split()[1:9]]  # see proc_stat(5): those of guests come after
     except (OSError, ValueError):
-        return 0.0, 0.0
-    a_second = os.sysconf("SC_CLK_TCK")
-    idle = sum(ticks[3:5])
-    return sum(ticks) / a_second, (sum(ticks) - idle) / a_second
+        return 0, 0
+    return sum(ticks), sum(ticks) - sum(ticks[3:5])
 
 
 class Yielding:
     """Work that rests while the machine is full: the lowest priority still takes what others leave for a moment, on
     hardware threads that may share a core with theirs. Whether it is full shows while this process rests."""
 
-    def __init__(self, times: Callable[[], tuple[float, float]] = cpu_times) -> None:
-        self._times = times
+    def __init__(self, ticks: Callable[[], tuple[int, int]] = cpu_ticks) -> None:
+        self._ticks = ticks
         self._spared = 0
         """Pieces of work that do without a rest."""
 
@@ -94,9 +92,9 @@ class Yielding:
             return
         rest = min(REST * worked, MOST_REST)
         look = min(rest, LOOK)
-        total, busy = self._times()
+        total, busy = self._ticks()
         await asyncio.sleep(look)
-        total_then, busy_then = self._times()
+        total_then, busy_then = self._ticks()
         if busy_then - busy <= FULL * (total_then - total):
             self._spared = SPARED
         else:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from processor import background
-from processor.background import LOOK, MOST_REST, REST, SPARED, Yielding, cpu_times
+from processor.background import LOOK, MOST_REST, REST, SPARED, Yielding, cpu_ticks
 
 _READ = """
 import json, os, threading
@@ -45,8 +45,8 @@ class Machine:
     def __init__(self) -> None:
         self.total = self.busy = 0.0
 
-    def times(self) -> tuple[float, float]:
-        return self.total, self.busy
+    def ticks(self) -> tuple[int, int]:
+        return round(100 * self.total), round(100 * self.busy)
 
 
 async def test_work_rests_longer_than_it_took_while_others_fill_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +58,7 @@ async def test_work_rests_longer_than_it_took_while_others_fill_the_machine(monk
         machine.busy += busy * seconds
 
     monkeypatch.setattr("processor.background.asyncio.sleep", sleep)
-    yielding = Yielding(machine.times)
+    yielding = Yielding(machine.ticks)
     await yielding.rest(0.25)
     await yielding.rest(0.5)
     await yielding.rest(5)
@@ -84,7 +84,7 @@ async def test_where_the_system_does_not_say_who_computes_hardly_anything_rests(
 
     monkeypatch.setattr("processor.background.Path", lambda name: Path(name) / "none")
     monkeypatch.setattr("processor.background.asyncio.sleep", sleep)
-    assert cpu_times() == (0.0, 0.0)
+    assert cpu_ticks() == (0, 0)
     yielding = Yielding()
     for _ in range(2 * (SPARED + 1)):
         await yielding.rest(0.25)
@@ -93,11 +93,11 @@ async def test_where_the_system_does_not_say_who_computes_hardly_anything_rests(
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems do not say")
 def test_the_cores_are_busy_for_a_part_of_the_time_that_goes_by() -> None:
-    total, busy = cpu_times()
+    total, busy = cpu_ticks()
     assert 0 < busy < total
     until = time.process_time() + 0.1
     while time.process_time() < until:
         pass
-    after, busy_after = cpu_times()
+    after, busy_after = cpu_ticks()
     assert after > total
     assert 0 < busy_after - busy <= after - total
