@@ -18,15 +18,20 @@ from typing import Final
 SLICE: Final = 100_000_000
 """Nanoseconds; the most that Linux grants."""
 
-FULL: Final = 0.9
-"""Part of all cores that is busy while this process rests, from which on the machine counts as full."""
+ROOM: Final = 0.45
+"""Of one core: as much is idle while this process rests, at least, of a machine that is not full. One of two cores that
+takes as many events as it can is idle for a seventh of the time, as it waits for the disk; at half of that for a third.
+"""
 
-REST: Final = 3.0
+REST: Final = 1.0
 """How many times as long as it has worked this process rests while the machine is full."""
 
 MOST_REST: Final = 2.0
 LOOK: Final = 0.2
-"""Seconds: a rest at most, and its part in which it is seen whether the machine is full."""
+"""Seconds: a rest at most, and its part in which it is seen how much of the machine is idle."""
+
+WEIGHT: Final = 0.3
+"""That of the last look; the rest is that of those before it. A machine may be idle for an instant at any load."""
 
 SPARED: Final = 8
 """Pieces of work after which it is seen again whether the machine is full, once it was not."""
@@ -79,10 +84,13 @@ class Yielding:
     """Work that rests while the machine is full: the lowest priority still takes what others leave for a moment, on
     hardware threads that may share a core with theirs. Whether it is full shows while this process rests."""
 
-    def __init__(self, ticks: Callable[[], tuple[int, int]] = cpu_ticks) -> None:
+    def __init__(self, ticks: Callable[[], tuple[int, int]] = cpu_ticks, cores: int | None = None) -> None:
         self._ticks = ticks
+        self._cores = cores or os.cpu_count() or 1
         self._spared = 0
         """Pieces of work that do without a rest."""
+        self._idle: float | None = None
+        """Cores, by the last looks."""
 
     async def rest(self, worked: float) -> None:
         """Rest for `REST` times as long as has been worked, at most `MOST_REST`. Where something is left of the machine
@@ -95,7 +103,10 @@ class Yielding:
         total, busy = self._ticks()
         await asyncio.sleep(look)
         total_then, busy_then = self._ticks()
-        if busy_then - busy <= FULL * (total_then - total):
+        passed = total_then - total
+        idle = self._cores * (passed - (busy_then - busy)) / passed if passed else ROOM
+        self._idle = idle if self._idle is None else WEIGHT * idle + (1 - WEIGHT) * self._idle
+        if self._idle >= ROOM:
             self._spared = SPARED
         else:
             await asyncio.sleep(rest - look)

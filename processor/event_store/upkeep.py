@@ -31,7 +31,7 @@ LOOK: Final = 0.05
 MOST_TURN: Final = 2.0
 """Seconds for which cuts wait at most for a merge that has waited for one of them."""
 
-MOST_UNMERGED: Final = 10 * merging.WIDE_FAN_IN
+MOST_UNMERGED: Final = 16 * merging.WIDE_FAN_IN
 """Segments of all partitions that were never merged, up to which cuts of a store that is behind go first."""
 
 LEFT_OUT_FOR: Final = 600.0

@@ -50,7 +50,7 @@ class Machine:
 
 
 async def test_work_rests_longer_than_it_took_while_others_fill_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine, rests, busy = Machine(), list[float](), 1.9
+    machine, rests, busy = Machine(), list[float](), 1.6  # the rest waits for the disk
 
     async def sleep(seconds: float) -> None:
         rests.append(seconds)
@@ -58,20 +58,36 @@ async def test_work_rests_longer_than_it_took_while_others_fill_the_machine(monk
         machine.busy += busy * seconds
 
     monkeypatch.setattr("processor.background.asyncio.sleep", sleep)
-    yielding = Yielding(machine.ticks)
+    yielding = Yielding(machine.ticks, 2)
     await yielding.rest(0.25)
     await yielding.rest(0.5)
     await yielding.rest(5)
     assert rests == pytest.approx([LOOK, REST * 0.25 - LOOK, LOOK, REST * 0.5 - LOOK, LOOK, MOST_REST - LOOK])
     rests.clear()
-    busy = 1.6  # a fifth of the machine is left for this work
+    busy = 1.4  # more than half a core is left for this work
     for _ in range(SPARED + 1):
         await yielding.rest(0.25)
     assert rests == [LOOK]
-    busy = 1.9
+    busy = 1.6
     await yielding.rest(0.03)
     await yielding.rest(0.03)
     assert rests == pytest.approx([LOOK, REST * 0.03, 0, REST * 0.03, 0])
+
+
+async def test_a_full_machine_that_is_idle_for_an_instant_is_still_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, idle, rests = Machine(), iter([0.2, 0.2, 0.9, 0.2, 0.9]), list[float]()
+
+    async def sleep(seconds: float) -> None:
+        rests.append(seconds)
+        if seconds == LOOK:
+            machine.total += 2 * seconds
+            machine.busy += (2 - next(idle)) * seconds
+
+    monkeypatch.setattr("processor.background.asyncio.sleep", sleep)
+    yielding = Yielding(machine.ticks, 2)
+    for _ in range(5):
+        await yielding.rest(0.5)
+    assert rests == pytest.approx(4 * [LOOK, REST * 0.5 - LOOK] + [LOOK])
 
 
 async def test_where_the_system_does_not_say_who_computes_hardly_anything_rests(
