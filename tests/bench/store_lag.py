@@ -23,15 +23,24 @@ PATIENCE: Final = 180.0
 """Seconds at half load in which it has to."""
 HALF: Final = 20.0
 """Seconds at half load over which lag is measured then."""
+STEADY: Final = 60.0
+"""The same where there was no saturation before, from `SETTLED` on."""
+SETTLED: Final = 10.0
 LOOK: Final = 0.1
 
 _LAG: Final = "/v1/events?limit=1"
 
 
 def store_lag(bench: Bench) -> Figures:
-    """For `overload_seconds` as fast as it is answered, without the store and with it; then half of that."""
+    """For `overload_seconds` as fast as it is answered, without the store; half of that with it; and on another server
+    as fast as it is answered with it, then half of that."""
     with _server(bench, "off") as (load, _, _):
         without = _rate(_saturated(load, bench.overload_seconds))
+    with _server(bench, "on") as (load, port, _):
+        load.tell(Stretch(seconds=SETTLED + STEADY, lanes=LANES, rate=without / 2 / BATCH))
+        time.sleep(SETTLED)
+        steady = _lags(port, time.monotonic() + STEADY - LOOK)
+        load.outcome()
     with _server(bench, "on") as (load, port, roles):
         meter, outcome = Meter(roles), _saturated(load, bench.overload_seconds)
         used = meter.figures(outcome.accepted, outcome.ended - outcome.began)
@@ -42,10 +51,8 @@ def store_lag(bench: Bench) -> Figures:
             if time.monotonic() - began > PATIENCE:
                 raise Failed(f"the event store is {_lag(port):.0f} s behind after {PATIENCE:.0f} s at half load")
             time.sleep(LOOK)
-        caught_up, lags = time.monotonic() - began, []
-        while time.monotonic() - began < caught_up + HALF:
-            lags.append(_lag(port))
-            time.sleep(LOOK)
+        caught_up = time.monotonic() - began
+        lags = _lags(port, time.monotonic() + HALF)
         return {
             "saturated without a store, events/s": without,
             "saturated with it, events/s": rate,
@@ -53,7 +60,8 @@ def store_lag(bench: Bench) -> Figures:
             **used,
             "behind after saturation, s": behind,
             "under 2 s at half load after, s": caught_up,
-            **quantiles("behind at half load", lags),
+            **quantiles("behind at half load, caught up", lags),
+            **quantiles("behind at half load, steady", steady),
         }
 
 
@@ -74,6 +82,15 @@ def _saturated(load: FreshLoad, seconds: float) -> Outcome:
 
 def _rate(outcome: Outcome) -> float:
     return outcome.accepted / (outcome.ended - outcome.began)
+
+
+def _lags(port: int, until: float) -> list[float]:
+    """Return what the store says until then (monotonic seconds), again and again."""
+    found = []
+    while time.monotonic() < until:
+        found.append(_lag(port))
+        time.sleep(LOOK)
+    return found
 
 
 def _lag(port: int) -> float:
