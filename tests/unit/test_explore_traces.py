@@ -28,8 +28,7 @@ from server.explore import (
 )
 from server.explore.engine import Engine
 from server.explore.event_json import MEMBERS
-from server.explore.far_rows import LateFile
-from server.explore.kept_summaries import KeptSummaries
+from server.explore.kept_summaries import KeptSummaries, SummaryKey
 from server.explore.questions import (
     Filters,
     SessionQuestion,
@@ -38,7 +37,6 @@ from server.explore.questions import (
     TraceQuestion,
     TracesQuestion,
 )
-from server.explore.segment_files import OpenFile, SegmentFile
 from server.explore.sessions import answer_session, answer_sessions
 from server.explore.trace_detail import answer_trace, trace_chunks
 from server.explore.traces import answer_traces
@@ -585,13 +583,14 @@ def test_rows_of_other_days_are_read_once(tmp_path: Path, monkeypatch: pytest.Mo
 
     for number in range(4):
         append(number)
-    engine, opened = store.engine(), list[Path]()
+    engine, found_in, keep = store.engine(), list[str](), KeptSummaries.keep
 
-    def listing(file: SegmentFile) -> OpenFile:
-        opened.append(file.path)
-        return file.opened()
+    def listing(kept: KeptSummaries, key: SummaryKey, summary: Any, size: int) -> None:
+        if key.what[0] == "rows":
+            found_in.append(key.segment)
+        keep(kept, key, summary, size)
 
-    monkeypatch.setattr(LateFile, "open", staticmethod(listing))
+    monkeypatch.setattr(KeptSummaries, "keep", listing)
     times = Times(NOON + 2 * day, NOON + 3 * day)
 
     def right() -> None:
@@ -604,13 +603,13 @@ def test_rows_of_other_days_are_read_once(tmp_path: Path, monkeypatch: pytest.Mo
         assert plain(found) == plain(wanted(store.rows, "default", EVERY, times, "cost_usd"))
 
     right()
-    assert len({*opened}) == 3
-    opened.clear()
+    assert len({*found_in}) == 3
+    found_in.clear()
     right()
-    assert opened == []
+    assert found_in == []
     append(4)
     right()
-    assert len({*opened}) == 1
+    assert len({*found_in}) == 1
     engine.close()
 
 
@@ -623,26 +622,27 @@ def test_a_question_that_takes_too_long_goes_on_when_it_is_asked_again(
     for number in range(4):
         rows = [make_row(trace_id=f"t{at}", timestamp=NOON + number * day + at, cost_usd=at) for at in range(5)]
         store.append(rows)
-    engine, opened = store.engine(), list[Path]()
+    engine, found_in, keep = store.engine(), list[str](), KeptSummaries.keep
 
-    def opening(file: SegmentFile) -> OpenFile:
-        opened.append(file.path)
-        if len(opened) == 2:
-            engine.stop(Refused("query_too_heavy", "its time is over"))
-        return file.opened()
+    def keeping(kept: KeptSummaries, key: SummaryKey, summary: Any, size: int) -> None:
+        keep(kept, key, summary, size)
+        if key.what[0] == "rows":
+            found_in.append(key.segment)
+            if len(found_in) == 2:
+                engine.stop(Refused("query_too_heavy", "its time is over"))
 
-    monkeypatch.setattr(LateFile, "open", staticmethod(opening))
+    monkeypatch.setattr(KeptSummaries, "keep", keeping)
     times = Times(NOON + 3 * day, None)
     question = TracesQuestion(project="default", filters=EVERY, times=times, sort="cost_usd")
     with pytest.raises(Refused, match="its time is over"):
         answer_traces(store.snapshot(engine), question)
     assert engine.goes_on
-    assert len(opened) == 2
+    assert len(found_in) == 2
     engine.close()
     again = store.engine()
     found = decode(answer_traces(store.snapshot(again), question))["traces"]
     again.close()
-    assert len(opened) == 3  # of three other days
+    assert len({*found_in}) == len(found_in) == 3  # of three other days
     assert plain(found) == plain(oracle.traces(store.rows, "default", EVERY, times, "cost_usd"))
 
 
