@@ -256,7 +256,7 @@ def test_sessions_with_long_ids_and_large_costs_whose_traces_name_several(
     monkeypatch.setattr("tests.support.event_store.text_hashes", lambda texts: np.full(len(texts), 7, np.uint32))
     monkeypatch.setattr("server.explore.segment_files.text_hashes", lambda texts: np.full(1, 7, np.uint32))
     for name, value in bounds.items():
-        monkeypatch.setattr(numbered_ids if name == "MOST_ROWS" else session_totals, name, value)
+        monkeypatch.setattr(numbered_ids if name in {"MOST_ROWS", "MOST_BYTES"} else session_totals, name, value)
     rng, store = random.Random(3), StoreDirectory(tmp_path / "events")
     names = [None, None, *("s" * length + str(number) for number in range(3) for length in (1, 200))]
     for number in range(6):
@@ -516,7 +516,7 @@ def test_pages_are_of_the_first_ones_snapshot(tmp_path: Path) -> None:
         ("cost_usd", {}, 0),
         ("errors", {}, 0),
         ("cost_usd", {"numbered_ids.MOST_ROWS": 0}, 1),
-        ("cost_usd", {"trace_totals.MOST_BYTES": 0}, 1),
+        ("cost_usd", {"numbered_ids.MOST_BYTES": 0}, 1),
         ("duration_ms", {}, 1),
         ("cost_usd", {"snapshot.FAR_GROUPS": 0, "snapshot.FAR_PART": 0}, 6),
         ("duration_ms", {"snapshot.FAR_GROUPS": 0, "snapshot.FAR_PART": 0}, 6),
