@@ -43,13 +43,14 @@ class Leaf(NamedTuple):
 
     number: int
     form: int
+    """-1: it is not the one that the store's schema has."""
     width: int
     defined: int
     """The highest level of what is there."""
     repeated: int
 
 
-_Chunk = tuple[int, int, int, int, bool, int, int, int, int]
+_Chunk = tuple[int, int, int, int, int, int, int, int]
 """A column of a row group as `kernel.rows_of_columns` has it."""
 
 
@@ -77,10 +78,9 @@ class ColumnPlaces:
             if not leaves:
                 return None
             for leaf in leaves:
-                start, size, values, most, packing = places[leaf.number].tolist()
-                if leaf.form < 0 or packing < 0:
+                if leaf.form < 0:
                     return None
-                found.append((start, size, values, most, packing == _ZSTD, *leaf[1:]))
+                found.append((*places[leaf.number].tolist(), *leaf[1:]))
         return found
 
     def _of(self, group: int) -> tuple[int, NDArray[np.int64]]:
@@ -92,12 +92,11 @@ class ColumnPlaces:
         return found
 
 
-def _place(chunk: Any) -> tuple[int, int, int, int, int]:
-    """Return where a column begins, its bytes, its values, its bytes unpacked, and how it is packed."""
+def _place(chunk: Any) -> tuple[int, int, int, int]:
+    """Return where a column begins, its bytes, its values, and its bytes unpacked."""
     first = chunk.dictionary_page_offset
     start = chunk.data_page_offset if first is None else first
-    size, most = chunk.total_compressed_size, chunk.total_uncompressed_size
-    return start, size, chunk.num_values, most, _PACKINGS.get(chunk.compression, -1)
+    return start, chunk.total_compressed_size, chunk.num_values, chunk.total_uncompressed_size
 
 
 class ChosenRows:
@@ -116,11 +115,10 @@ class ChosenRows:
         chunks = self._places.chunks(group, [column])
         if chunks is None:
             return None
-        start, size, _, most, is_packed, *_ = chunks[0]
+        start, size, _, most, *_ = chunks[0]
         wanted, count = sorted({text.encode() for text in texts}), self._places.rows(group)
-        unpack = _unpack if is_packed else None
         try:
-            rows = kernel.rows_with_texts(self._descriptor, start, size, wanted, count, most, unpack)
+            rows = kernel.rows_with_texts(self._descriptor, start, size, wanted, count, most, _unpack)
         except _DAMAGED:
             return None
         return None if rows is None else np.frombuffer(rows, np.int64)
@@ -170,7 +168,7 @@ def _array(kind: Any, values: Values) -> Any:
 
 
 def leaves_of(schema: Any) -> dict[str, list[Leaf]]:
-    """Return the columns of each field of a file."""
+    """Return the columns of each field of a file. Raises `UnicodeDecodeError` for a name that is no text."""
     found: dict[str, list[Leaf]] = {}
     for number in range(len(schema)):
         column = schema.column(number)
@@ -179,7 +177,25 @@ def leaves_of(schema: Any) -> dict[str, list[Leaf]]:
             form = -1
         leaf = Leaf(number, form, width, column.max_definition_level, column.max_repetition_level)
         found.setdefault(column.path.partition(".")[0], []).append(leaf)
+    for name, leaves in found.items():
+        if [leaf[1:] for leaf in leaves] != _EXPECTED.get(name):
+            found[name] = [leaf._replace(form=-1) for leaf in leaves]
     return found
+
+
+def _expected(kind: Any, defined: int = 1, repeated: int = 0) -> list[tuple[int, int, int, int]]:
+    """Return what columns of a type are but for their numbers: form, width, levels."""
+    if pa.types.is_map(kind):
+        return [*_expected(kind.key_type, 2, 1), *_expected(kind.item_type, 3, 1)]
+    if pa.types.is_list(kind):
+        return _expected(kind.value_type, 3, 1)
+    if pa.types.is_decimal(kind):
+        return [(_DECIMALS, _COST_BYTES, defined, repeated)]
+    physical = {"string": "BYTE_ARRAY", "double": "DOUBLE", "bool": "BOOLEAN", "int32": "INT32"}.get(str(kind), "INT64")
+    return [(*_FORMS[physical], defined, repeated)]
+
+
+_EXPECTED: Final = {field.name: _expected(field.type) for field in SCHEMA}
 
 
 # --- packing ---------------------------------------------------------------------------------------------------------
@@ -205,5 +221,3 @@ def _unpack(data: bytes, size: int) -> bytes:
 
 _DAMAGED: Final = (ValueError, TypeError, zstandard.ZstdError)
 """What reading raises of a text that is none, a page that cannot be unpacked, and maps whose halves do not fit."""
-_UNPACKED, _ZSTD = 0, 1
-_PACKINGS: Final = {"UNCOMPRESSED": _UNPACKED, "ZSTD": _ZSTD}

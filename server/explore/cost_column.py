@@ -16,11 +16,14 @@ from processor.event_store.schema import SCHEMA
 NAME: Final = "cost_usd"
 
 _TYPE: Final = SCHEMA.field(NAME).type
-_CODECS: Final = {"UNCOMPRESSED", "ZSTD"}
+_PACKED: Final = b"\x28\xb5\x2f\xfd"
+"""What a page begins with that zstd has packed. One that is not begins with a length, which is no such number."""
 _DATA: Final = 0
 """The type of a data page of version 1."""
 _PLAIN: Final = 0
 """An encoding."""
+_MOST: Final = 1 << 26
+"""Bytes of a page, unpacked."""
 _MOST_NESTED: Final = 4
 """Structs in a page's header, one in the other."""
 
@@ -52,22 +55,26 @@ def read_costs(source: Any, footer: Any, group: int, column: int) -> Any:
         return None
     chunks = footer.row_group(group)
     chunk = chunks.column(column)
-    if chunk.compression not in _CODECS or chunk.has_dictionary_page:
+    start, size = chunk.data_page_offset, chunk.total_compressed_size
+    # A footer is not asked for its packing: for one that is none, as where it is damaged, pyarrow ends the process.
+    if chunk.has_dictionary_page or not 0 <= start <= start + size <= source.size():
         return None
-    data = source.read_at(chunk.total_compressed_size, chunk.data_page_offset)
+    data = source.read_at(size, start)
     try:
         pages = [*_pages(data, chunk.total_uncompressed_size, chunks.num_rows)]
     except (_OtherForm, LookupError, TypeError):
         return None
-    parts = [(data[page.start : page.start + page.packed], page) for page in pages]
-    if chunk.compression == "ZSTD":
-        parts = [(_zstd.decompress(part, page.unpacked), page) for part, page in parts]
-    found = kernel.cost_column([(part, page.values) for part, page in parts], chunks.num_rows)
+    parts = [(_unpacked(data[page.start : page.start + page.packed], page), page.values) for page in pages]
+    found = kernel.cost_column(parts, chunks.num_rows)
     if found is None:
         return None
     values, there, nulls = found
     buffers = [pa.py_buffer(there) if nulls else None, pa.py_buffer(values)]
     return pa.Array.from_buffers(_TYPE, chunks.num_rows, buffers, nulls)
+
+
+def _unpacked(part: bytes, page: _Page) -> Any:
+    return _zstd.decompress(part, page.unpacked) if part.startswith(_PACKED) else part
 
 
 def _pages(data: bytes, most: int, rows: int) -> Iterator[_Page]:
@@ -78,7 +85,8 @@ def _pages(data: bytes, most: int, rows: int) -> Iterator[_Page]:
         header, at = _fields(data, at)
         kind, unpacked, packed, described = (header[number] for number in (1, 2, 3, 5))
         values, encoding = described[1], described[2]
-        fits = 0 <= unpacked <= most and 0 <= packed <= len(data) - at and 0 <= values <= rows
+        fits = 0 <= unpacked <= min(most, _MOST) and 0 <= packed <= len(data) - at and 0 <= values <= rows
+        fits &= packed == unpacked or data.startswith(_PACKED, at)
         if kind != _DATA or encoding != _PLAIN or not fits:
             raise _OtherForm
         yield _Page(at, packed, unpacked, values)

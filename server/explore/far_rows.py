@@ -7,7 +7,8 @@ for nearly the same ids.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
+from functools import cache
 from sys import getsizeof
 from typing import Any, Final
 
@@ -75,7 +76,8 @@ class FarRows:
         before, size = self._kept.get(key) or ({}, 0)
         new: _Found = {}
         used: _Found = {}
-        with closing(LateFile(file)) as opened:
+        with ExitStack() as stack:
+            opened = cache(lambda: stack.enter_context(closing(file.opened())))  # if it is needed
             for group, asked in by_group.items():
                 place = (segment, group)
                 ids = asked if self._through is not None else asked - whole.get(place, set())
@@ -83,9 +85,9 @@ class FarRows:
                 read: _Found | None = {}
                 if unknown:
                     check()
-                    read = self._read(opened.file, group, unknown, known)
+                    read = self._read(opened(), group, unknown, known)
                 if read is None:
-                    self._add_many(opened.file, group, ids, known, place, whole)
+                    self._add_many(opened(), group, ids, known, place, whole)
                 else:
                     found = {(group, each): (read if each in unknown else before)[group, each] for each in ids}
                     new |= read
@@ -159,31 +161,6 @@ class FarRows:
             whole[place] = {*opened.take(group, [name], numbers)[name].to_pylist()}
             numbers = opened.find(group, {name: whole[place]})
         self.gathered.add(opened, group, numbers, known)
-
-
-class LateFile:
-    """A file that is opened when it is needed."""
-
-    def __init__(self, file: SegmentFile) -> None:
-        self._file = file
-        self._opened: OpenFile | None = None
-
-    @property
-    def file(self) -> OpenFile:
-        """The file. Raises `SegmentGone`."""
-        if self._opened is None:
-            self._opened = self.open(self._file)
-        return self._opened
-
-    @staticmethod
-    def open(file: SegmentFile) -> OpenFile:
-        """Open it. Raises `SegmentGone`."""
-        return file.opened()
-
-    def close(self) -> None:
-        """Close it, if it was opened."""
-        if self._opened is not None:
-            self._opened.close()
 
 
 def _size_of(rows: tuple[_Row, ...]) -> int:

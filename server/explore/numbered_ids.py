@@ -1,19 +1,20 @@
 """Texts as numbers, for what is added up by id in numpy: each is compared once for each row group that it comes in."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from hashlib import md5
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from processor.event_store.segment_sums import picodollars
 from server.explore.column_codes import column_codes
 from server.explore.questions import Times
 from server.explore.ranked import LONG, Ranked, RankedPlace
-from server.explore.row_scan import RowScan, is_inside, kept_of_span
+from server.explore.row_scan import RowScan, RowSpan, is_inside, kept_of_span
 from server.explore.snapshot import EVERYTHING, Snapshot
 
 Numbers = NDArray[np.int64]
@@ -23,44 +24,77 @@ Truths = NDArray[np.bool_]
 
 MOST_ROWS: Final = 6_000_000
 """Of a range: 30 bytes each."""
+MOST_BYTES: Final = 160 << 20
+"""Of the ids of its row groups, each once in a row group."""
 
 _LOW: Final = 0xFFFFFFFF
 
 
-class TooManyRows(Exception):
-    """A range has more than `MOST_ROWS` rows."""
+class RangeRows(NamedTuple):
+    """All rows of a range."""
+
+    ids: list[tuple["Ids", Places]]
+    """Of each column of ids the different ones, and which of them each row has; -1: none."""
+    values: Numbers
 
 
-def tables_of(snapshot: Snapshot, project: str, times: Times, columns: set[str]) -> Iterator[tuple[Any, bool]]:
-    """Yield the rows of a range row group by row group, in one chunk, and whether all are calls where `kind`, which is
-    one of the columns, is not among those that were read.
+def read_range(
+    snapshot: Snapshot,
+    project: str,
+    times: Times,
+    ids: Iterable[str],
+    columns: Iterable[str],
+    value: Callable[[Any], Numbers],
+) -> RangeRows | None:
+    """Return the rows of a range: their ids, and what `value` makes of tables of their other columns, in one chunk.
 
-    Raises `TooManyRows` before anything is read, `Refused`, `Stopped`, `SegmentGone`.
+    None: they are more than `MOST_ROWS`, of which nothing is read, or have too many ids. Raises `Refused`, `Stopped`,
+    `SegmentGone`.
     """
+    none = pa.array([], pa.string()).dictionary_encode()
+    texts, values, size = {name: [none] for name in ids}, [np.empty(0, np.int64)], 0
     with RowScan(snapshot, project, EVERYTHING, times) as scan:
         spans = [span for piece in scan.pieces for span in scan.spans(piece)]
         if sum(span.end - span.begin for span in spans) > MOST_ROWS:
-            raise TooManyRows
+            return None
         for span in spans:
             snapshot.engine.check()
-            wanted = columns | (set() if is_inside(span, times) else {"timestamp"})
-            if not span.is_below:
-                wanted.add("log_offset")
-            if span.is_whole and span.calls in {0, span.end - span.begin}:
-                wanted.discard("kind")
-            table = scan.coded(span, sorted(wanted))
-            kept = kept_of_span(table, span, times)
-            table = table if kept is None else table.filter(pa.array(kept))
-            if len(table):
-                yield table.combine_chunks(), span.calls > 0
+            table = _read(scan, span, times, {*texts, *columns})
+            if not len(table):
+                continue
+            for name, chunks in texts.items():
+                chunks.append(table[name].chunk(0).dictionary_encode())
+                size += chunks[-1].dictionary.nbytes
+            if size > MOST_BYTES:
+                return None
+            values.append(value(table))
+    return RangeRows([numbered(chunks) for chunks in texts.values()], np.concatenate(values))
 
 
-def calls_of(table: Any, *, is_call: bool) -> Truths:
-    """Return which rows are calls; `is_call`: whether all are, where the table does not say."""
-    if "kind" not in table.column_names:
-        return np.full(len(table), is_call)
+def _read(scan: RowScan, span: RowSpan, times: Times, columns: set[str]) -> Any:
+    """Return the rows of a range that are in a row group, in one chunk, if there are any."""
+    wanted = columns | (set() if is_inside(span, times) else {"timestamp"})
+    if not span.is_below:
+        wanted.add("log_offset")
+    is_known = "kind" in wanted and span.is_whole and span.calls in {0, span.end - span.begin}
+    table = scan.coded(span, sorted(wanted - {"kind"} if is_known else wanted))
+    if is_known:
+        places, kinds = pa.array(np.zeros(len(table), np.int32)), ["call" if span.calls else "span"]
+        table = table.append_column("kind", pa.DictionaryArray.from_arrays(places, kinds))
+    kept = kept_of_span(table, span, times)
+    return (table if kept is None else table.filter(pa.array(kept))).combine_chunks()
+
+
+def costs_of(table: Any) -> Numbers:
+    """Return the costs of calls in picodollars, 0 of what is none."""
+    found: Numbers = picodollars(table["cost_usd"].chunk(0)) * calls_of(table)
+    return found
+
+
+def calls_of(table: Any) -> Numbers:
+    """Return 1 for each call, 0 for what is none."""
     codes = column_codes(table["kind"])
-    found: Truths = np.array([value == "call" for value in codes.values])[codes.places]
+    found: Numbers = np.array([value == "call" for value in codes.values], np.int64)[codes.places]
     return found
 
 

@@ -38,7 +38,7 @@ from processor.wall_clock import now
 from server.errors import Refused
 from server.explore import dispatch, wire
 from server.explore.completeness import Completeness
-from server.explore.engine import Engine, SegmentGone, Stopped
+from server.explore.engine import Engine, SegmentGone, Stopped, unreadable
 from server.explore.event_export import Export, open_export
 from server.explore.lanes import Lane, Places, busy
 from server.explore.query_bounds import QueryBounds, QueryGuard
@@ -398,6 +398,8 @@ def _refused(error: Exception, question: Question) -> Refused:
         get_logger().warning("query.segment_gone", file=str(error))
         return Refused("unavailable", "The event store was being reorganized; ask again", retry_after=1)
     get_logger().error("query.failed", question=type(question).__name__, exc_info=error)
+    if isinstance(error, UnicodeDecodeError):  # pyarrow reads texts that are none, which only a damaged file has
+        return unreadable()
     return Refused("internal", "The query process failed to answer; its log says more")
 
 

@@ -73,11 +73,16 @@ class SegmentFile:
     """One Parquet file. For any threads, each read opens it anew."""
 
     def __init__(self, path: Path) -> None:
-        """Read the footer. Raises `SegmentGone`."""
+        """Read the footer. Raises `SegmentGone`, and `Refused` for one that is damaged."""
         self.path = path
-        self._footer = _reading(path, lambda: pq.read_metadata(path))
-        self._places = ColumnPlaces(self._footer)
-        self.groups = _groups(self._footer)
+        try:
+            self._footer = _reading(path, lambda: pq.read_metadata(path))
+            self._places = ColumnPlaces(self._footer)
+            self.groups = _groups(self._footer)
+        except (LookupError, ValueError, OverflowError) as error:  # columns, texts and times that are none
+            raise unreadable(path.name) from error
+        if not self._places.leaves.keys() >= {*SCHEMA.names}:
+            raise unreadable(path.name)
 
     def opened(self) -> "OpenFile":
         """Open it for one thread. Raises `SegmentGone`."""
@@ -96,9 +101,13 @@ class OpenFile:
     def __init__(self, path: Path, footer: Any, places: ColumnPlaces, dictionaries: Sequence[str]) -> None:
         self._path = path
         self._source = _reading(path, lambda: pa.OSFile(str(path)))
-        self._file = _reading(
-            path, lambda: pq.ParquetFile(self._source, metadata=footer, read_dictionary=dictionaries, pre_buffer=False)
-        )
+        try:
+            self._file = _reading(
+                path,
+                lambda: pq.ParquetFile(self._source, metadata=footer, read_dictionary=dictionaries, pre_buffer=False),
+            )
+        except KeyError as error:  # one of the dictionaries
+            raise unreadable(path.name) from error
         self._footer = footer
         self._costs = places.leaves[cost_column.NAME][0].number
         self._chosen = ChosenRows(self._source.fileno(), places)
@@ -132,7 +141,8 @@ class OpenFile:
     def _rows_with(self, group: int, column: str, texts: Sequence[str]) -> NDArray[np.int64]:
         found = _reading(self._path, lambda: self._chosen.find(group, column, texts))
         if found is None:
-            mask = pc.is_in(self.read(group, [column])[column], value_set=pa.array(texts, pa.string()))
+            values = self.read(group, [column])[column]
+            mask = _reading(self._path, lambda: pc.is_in(values, value_set=pa.array(texts, pa.string())))
             found = pc.indices_nonzero(mask).to_numpy().astype(np.int64)
         return found
 
@@ -145,12 +155,20 @@ class OpenFile:
         found = self.values(group, columns, rows)
         if found is not None:
             return table_of(columns, found)
-        return plain(self.read(group, columns).take(pa.array(rows)).select(list(columns)))
+        return _reading(self._path, lambda: _checked(self.read(group, columns), columns, rows))
 
     def close(self) -> None:
         """Close the file."""
         self._file.close(force=True)
         self._source.close()
+
+
+def _checked(table: Any, columns: Sequence[str], rows: NDArray[np.int64]) -> Any:
+    """Return some rows of a table with the types of the store's schema. Raises `pa.ArrowException` where it has fewer
+    rows than its footer says, and for texts that are none, which pyarrow reads."""
+    found = plain(table.take(pa.array(rows)).select(list(columns)))
+    found.validate(full=True)
+    return found
 
 
 _TAGS: Final = ("tags.key_value.key", "tags.key_value.value")

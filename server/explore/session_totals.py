@@ -9,27 +9,25 @@ Rows beyond the range are those that the id indexes name: of traces with a match
 sessions that match, and of the traces of these.
 """
 
+from collections.abc import Callable
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from processor.core.money import PLACES
-from processor.event_store.segment_sums import picodollars
 from server.explore import sums
 from server.explore.far_rows import Whole
 from server.explore.numbered_ids import (
     Ids,
     Numbers,
     Places,
-    TooManyRows,
     Truths,
     added,
     calls_of,
     chosen,
+    costs_of,
     first_ranked,
-    numbered,
-    tables_of,
+    read_range,
 )
 from server.explore.questions import Times
 from server.explore.ranked import Ranked, RankedPlace
@@ -39,27 +37,24 @@ from server.explore.summaries import LISTED, whole_traces
 
 Sort = Literal["start", "cost_usd", "calls"]
 
-MOST_BYTES: Final = 160 << 20
-"""Of the ids of its row groups, each once in a row group."""
 WHOLE: Final = 1.0
 """The part of all row groups beyond the range that may be looked through."""
 
 _IDS: Final = ("trace_id", "session_id")
-_VALUES: Final[dict[Sort, tuple[str, ...]]] = {
-    "start": ("timestamp",),
-    "cost_usd": ("cost_usd", "kind"),
-    "calls": ("kind",),
-}
-_NONE: Final = pa.array([], pa.string()).dictionary_encode()
 _LATEST: Final = (1 << 63) - 1
 
 
-class _Part(NamedTuple):
-    """The rows of a row group: of each its trace and session, as Arrow arrays of dictionaries, and its value."""
+def _starts_of(table: Any) -> Numbers:
+    found: Numbers = table["timestamp"].chunk(0).cast("int64").to_numpy()
+    return found
 
-    traces: Any
-    sessions: Any
-    values: Numbers
+
+_VALUES: Final[dict[Sort, tuple[tuple[str, ...], Callable[[Any], Numbers]]]] = {
+    "start": (("timestamp",), _starts_of),
+    "cost_usd": (("cost_usd", "kind"), costs_of),
+    "calls": (("kind",), calls_of),
+}
+"""What sessions are sorted by: the columns that it is made of, and how."""
 
 
 class _Rows(NamedTuple):
@@ -103,50 +98,31 @@ class _Totals:
         self._project = project
         self._times = times
         self._sort: Sort = sort
+        self._columns, self._value = _VALUES[sort]
         self._traces: Ids
         self._sessions: Ids
         self._rows: _Rows
 
     def read_range(self) -> bool:
         """Read the rows of the range; return whether they are few enough."""
-        columns = {*_IDS, *_VALUES[self._sort]}
-        parts, size = [_Part(_NONE, _NONE, np.empty(0, np.int64))], 0
-        try:
-            for table, are_calls in tables_of(self._snapshot, self._project, self._times, columns):
-                parts.append(self._part(table, is_call=are_calls))
-                size += parts[-1].traces.dictionary.nbytes + parts[-1].sessions.dictionary.nbytes
-                if size > MOST_BYTES:
-                    return False
-        except TooManyRows:
+        found = read_range(self._snapshot, self._project, self._times, _IDS, self._columns, self._value)
+        if found is None:
             return False
-        self._traces, trace = numbered([part.traces for part in parts])
-        self._sessions, session = numbered([part.sessions for part in parts])
-        self._rows = _Rows(trace, session, np.concatenate([part.values for part in parts]))
+        [(self._traces, trace), (self._sessions, session)], values = found
+        self._rows = _Rows(trace, session, values)
         return True
-
-    def _part(self, table: Any, *, is_call: bool = False) -> _Part:
-        """Return the rows of a table; `is_call`: whether all are calls, where it does not say."""
-        traces, sessions = (table[name].chunk(0).dictionary_encode() for name in _IDS)
-        return _Part(traces, sessions, self._values(table, is_call=is_call))
-
-    def _values(self, table: Any, *, is_call: bool = False) -> Numbers:
-        if self._sort == "start":
-            times: Numbers = table["timestamp"].chunk(0).cast("int64").to_numpy()
-            return times
-        calls = calls_of(table, is_call=is_call)
-        return calls.astype(np.int64) if self._sort == "calls" else picodollars(table["cost_usd"].chunk(0)) * calls
 
     def _far(self, column: str, ids: Any, whole: Whole, through: str | None = None) -> bool:
         """Add the rows of other times with one of some ids, and with `through` those of the same traces in the same row
         groups, but for traces that were there; return whether they are few enough."""
-        columns = (*_IDS, *_VALUES[self._sort])
+        columns = (*_IDS, *self._columns)
         table = self._snapshot.elsewhere(
             self._project, self._times, column, ids, columns, WHOLE, whole=whole, through=through
         )
         if table is None or not len(table):
             return table is not None
         trace, session = self._traces.numbers(table["trace_id"]), self._sessions.numbers(table["session_id"])
-        rows = _Rows(trace, session, self._values(table.combine_chunks()))
+        rows = _Rows(trace, session, self._value(table.combine_chunks()))
         self._rows = self._rows.and_(rows)
         return True
 

@@ -25,7 +25,11 @@ from server.explore.questions import (
     Filters,
     NewEventsQuestion,
     Question,
+    SessionQuestion,
+    SessionsQuestion,
     Times,
+    TraceQuestion,
+    TracesQuestion,
 )
 from server.explore.segment_files import OpenFile
 from server.explore.snapshot import Snapshot
@@ -139,6 +143,38 @@ async def test_missing_and_damaged_files_are_the_servers_fault(store: StoreDirec
         with pytest.raises(Refused, match="reorganized") as refused:
             await asked.client.ask(LIST)
         assert refused.value.reason == "unavailable"
+
+
+@pytest.mark.parametrize("column", ["trace_id", "session_id", "user_id", "name"])
+@pytest.mark.parametrize(
+    "question",
+    [
+        LIST,
+        TracesQuestion(project="default", filters=ALL, times=Times()),
+        TracesQuestion(project="default", filters=ALL, times=Times(), sort="cost_usd"),
+        TraceQuestion(project="default", trace_id="t"),
+        SessionsQuestion(project="default", filters=ALL, times=Times()),
+        SessionsQuestion(project="default", filters=ALL, times=Times(), sort="cost_usd"),
+        SessionQuestion(project="default", session_id="s"),
+    ],
+    ids=lambda each: "by ".join([type(each).__name__, getattr(each, "sort", "")]),
+)
+async def test_a_text_that_is_none_is_the_servers_fault(question: Question, column: str, tmp_path: Path) -> None:
+    """One bit of a page that is not packed makes it so."""
+    store = StoreDirectory(tmp_path / "events")
+    ids: dict[str, Any] = {"trace_id": "t", "session_id": "s"}
+    store.append([make_row(**ids, timestamp=NOON), make_row(**{**ids, column: "odd one"}, timestamp=NOON + 1)])
+    for each in store.directory.glob("*.parquet"):
+        assert b"odd one" in each.read_bytes()
+        each.write_bytes(each.read_bytes().replace(b"odd one", b"odd\xa0one"))
+    async with query_server(store, tmp_path) as asked:
+        try:
+            assert b"odd" not in await asked.client.ask(question)
+        except Refused as error:
+            refused = error
+        else:
+            return  # it need not read that text
+    assert (refused.reason, "damaged" in str(refused)) == ("unavailable", True)
 
 
 async def test_new_events_since_a_position(store: StoreDirectory, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from processor.event_store.row_groups import Packing
 from processor.event_store.schema import SCHEMA
 from processor.event_store.stored_sums import DamagedSegment
 from server.errors import Refused
-from server.explore import chosen_rows
+from server.explore import chosen_rows, cost_column
 from server.explore.gathered_rows import GatheredRows
 from server.explore.segment_files import OpenFile, SegmentFile
 from tests.fuzz.chosen_twins import compare
@@ -162,12 +162,12 @@ def test_rows_in_another_order_are_a_fault_of_ours(tmp_path: Path) -> None:
     assert kernel is not None
     (tmp_path / "empty").touch()
     with (tmp_path / "empty").open("rb") as file:
-        column = (0, 0, 9, 100, False, *TEXTS)
+        column = (0, 0, 9, 100, *TEXTS)
         for rows in ([2, 1], [1, 1], [-1], [9]):
             with pytest.raises(ValueError, match="another order"):
                 kernel.rows_of_columns(file.fileno(), [column], np.array(rows), 9, unpacks_nothing)
         with pytest.raises(ValueError, match="another order"):
-            kernel.rows_with_texts(file.fileno(), 0, 0, [b"b", b"a"], 9, 100, None)
+            kernel.rows_with_texts(file.fileno(), 0, 0, [b"b", b"a"], 9, 100, unpacks_nothing)
         assert kernel.rows_of_columns(file.fileno(), [column, column], np.array([], np.int64), 9, unpacks_nothing) == [
             [],
             [],
@@ -184,9 +184,151 @@ def test_what_does_not_lie_in_the_file_is_left_to_pyarrow(start: int, size: int,
     assert kernel is not None
     (tmp_path / "empty").touch()
     with (tmp_path / "empty").open("rb") as file:
-        column = (start, size, 9, 100, False, *TEXTS)
+        column = (start, size, 9, 100, *TEXTS)
         assert kernel.rows_of_columns(file.fileno(), [column], np.array([1]), 9, unpacks_nothing) is None
-        assert kernel.rows_with_texts(file.fileno(), start, size, [b"a"], 9, 100, None) is None
+        assert kernel.rows_with_texts(file.fileno(), start, size, [b"a"], 9, 100, unpacks_nothing) is None
+
+
+WIDE: Final = b"\x20\x03" + b"\xff" * 32
+"""Eight numbers of a dictionary, of 32 bits each."""
+THERE: Final = b"\x02\0\0\0\x02\x01"
+"""The levels of one value."""
+
+
+@needs_kernel
+@pytest.mark.parametrize(
+    ("words", "many", "page", "encoding", "said", "form"),
+    [
+        (bytes(8), 1 << 61, WIDE, 8, None, (1, 8)),
+        (bytes(4000), 1 << 62, WIDE, 8, None, (0, 0)),
+        (b"", 0, b"\1\0\0\0a", 0, 1 << 36, (0, 0)),
+    ],
+    ids=["numbers of a dictionary", "texts of a dictionary", "bytes"],
+)
+def test_sizes_that_no_page_has_are_left_to_pyarrow(
+    words: bytes, many: int, page: bytes, encoding: int, said: int | None, form: tuple[int, int], tmp_path: Path
+) -> None:
+    """Their products and sums would not fit into 64 bits, or nothing into memory."""
+    assert kernel is not None
+    data = page_head(len(words), len(words), many, kind=2) + words if many else b""
+    size = len(THERE + page) if said is None else said
+    data += page_head(size, size, encoding=encoding) + THERE + page
+    (tmp_path / "pages").write_bytes(data)
+    with (tmp_path / "pages").open("rb") as file:
+        column = (0, 1 << 40, 1, 1 << 62, *form, 1, 0)
+        assert kernel.rows_of_columns(file.fileno(), [column], np.array([0]), 1, unpacks_nothing) is None
+        if form == (0, 0):
+            found = kernel.rows_with_texts(file.fileno(), 0, 1 << 40, [b"a"], 1, 1 << 62, unpacks_nothing)
+            assert found is None
+        assert kernel.rows_of_columns(file.fileno(), [column], np.array([0]), 1 << 40, unpacks_nothing) is None
+
+
+@needs_kernel
+def test_a_row_group_of_more_rows_than_any_is_left_to_pyarrow(tmp_path: Path) -> None:
+    """One page says of all of them that they have the same text: there would be no end of marking them."""
+    assert kernel is not None
+    rows, many = 1 << 40, b"\xff\xff\xff\xff\x0f"
+    levels = b"\x80\x80\x80\x80\x80\x40\x01"
+    body = len(levels).to_bytes(4, "little") + levels + b"\0" + 600 * (many[:-1] + b"\x0e")
+    data = page_head(5, 5, 1, kind=2) + b"\1\0\0\0a" + page_head(len(body), len(body), rows, encoding=8) + body
+    (tmp_path / "pages").write_bytes(data)
+    with (tmp_path / "pages").open("rb") as file:
+        assert kernel.rows_with_texts(file.fileno(), 0, len(data), [b"a"], rows, 1 << 62, unpacks_nothing) is None
+
+
+# --- footers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_compiled", [pytest.param(True, marks=needs_kernel), False])
+@pytest.mark.parametrize("column", ["trace_id", "cost_usd"])
+def test_a_footer_with_a_packing_that_is_none_does_not_end_the_process(
+    column: str, is_compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pyarrow ends it where it is asked for such a packing; the kernel goes by the pages."""
+    path, table = stored(tmp_path)
+    if not is_compiled:
+        monkeypatch.setattr(chosen_rows, "kernel", None)
+        monkeypatch.setattr(cost_column, "kernel", None)
+    rename(path, column.encode() + b"\x15\x0c", column.encode() + b"\x15\x30")
+    opened, rows = SegmentFile(path).opened(), np.array([5, 2000])
+    asked: list[tuple[Callable[[], Any], Any]] = [
+        (lambda: opened.take(0, [column], rows), table.select([column]).take(pa.array(rows)).combine_chunks()),
+        (lambda: opened.read_coded(0, [column]), table.select([column]))
+        if column == "cost_usd"
+        else (lambda: opened.find(0, {column: ["none"]}).tolist(), []),
+    ]
+    for ask, expected in asked:
+        if is_compiled:
+            assert ask() == expected
+        else:
+            with pytest.raises(Refused, match="damaged"):
+                ask()
+    opened.close()
+
+
+@pytest.mark.parametrize("name", [b"provider", b"timestamp", b"session_id", b"cost_usd"])
+@pytest.mark.parametrize("end", [b"?", b"\xff"])
+def test_a_footer_with_another_name_is_refused(name: bytes, end: bytes, tmp_path: Path) -> None:
+    path, _ = stored(tmp_path)
+    rename(path, name, name[:-1] + end)
+    with pytest.raises(Refused, match="damaged"):
+        SegmentFile(path)
+
+
+def test_a_footer_with_another_name_of_tags_is_refused(tmp_path: Path) -> None:
+    path, _ = stored(tmp_path)
+    rename(path, b"key_value", b"key_valuX")
+    with pytest.raises(Refused, match="damaged"):
+        SegmentFile(path).opened_coded()
+
+
+def rename(path: Path, old: bytes, new: bytes) -> None:
+    """Write other bytes into the footer of a file."""
+    data = path.read_bytes()
+    start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    assert old in data[start:]
+    path.write_bytes(data[:start] + data[start:].replace(old, new))
+
+
+@pytest.mark.parametrize("is_compiled", [pytest.param(True, marks=needs_kernel), False])
+def test_a_row_that_a_row_group_does_not_have_is_refused(
+    is_compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = stored(tmp_path)
+    if not is_compiled:
+        monkeypatch.setattr(chosen_rows, "kernel", None)
+    with pytest.raises(Refused, match="damaged"):
+        SegmentFile(path).opened().take(0, ["model"], np.array([ROWS]))
+
+
+@pytest.mark.parametrize("is_compiled", [pytest.param(True, marks=needs_kernel), False])
+def test_a_text_that_is_none_is_refused(is_compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, table = stored(tmp_path, "none")
+    if not is_compiled:
+        monkeypatch.setattr(chosen_rows, "kernel", None)
+    text = table["event_id"][7].as_py().encode()
+    path.write_bytes(path.read_bytes().replace(text, b"\xff" * len(text)))
+    opened = SegmentFile(path).opened()
+    assert opened.take(0, ["event_id"], np.array([6]))["event_id"][0] == table["event_id"][6]
+    with pytest.raises(Refused, match="damaged"):
+        opened.take(0, ["event_id"], np.array([7]))
+
+
+@pytest.mark.parametrize("is_compiled", [pytest.param(True, marks=needs_kernel), False])
+def test_texts_none_of_which_is_null_are_left_to_pyarrow(
+    is_compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a column has no levels."""
+    if not is_compiled:
+        monkeypatch.setattr(chosen_rows, "kernel", None)
+    table, path = stored(tmp_path)[1], tmp_path / "other.parquet"
+    fields = [field.with_nullable(field.name != "event_id") for field in SCHEMA]
+    texts = pa.array([*map(str, range(ROWS))])
+    table = table.set_column(table.column_names.index("event_id"), "event_id", texts)
+    pq.write_table(table.cast(pa.schema(fields)), path, use_dictionary=False)
+    opened = SegmentFile(path).opened()
+    assert opened.find(0, {"event_id": ["7", "0"]}).tolist() == [0, 7]
+    assert opened.take(0, ["event_id"], np.array([7]))["event_id"].to_pylist() == ["7"]
 
 
 @needs_kernel
@@ -195,9 +337,9 @@ def test_an_error_of_the_disk_is_one(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path, os.O_RDONLY)
     try:
         with pytest.raises(IsADirectoryError):
-            kernel.rows_of_columns(descriptor, [(0, 9, 9, 100, False, *TEXTS)], np.array([1]), 9, unpacks_nothing)
+            kernel.rows_of_columns(descriptor, [(0, 9, 9, 100, *TEXTS)], np.array([1]), 9, unpacks_nothing)
         with pytest.raises(IsADirectoryError):
-            kernel.rows_with_texts(descriptor, 0, 9, [b"a"], 9, 100, None)
+            kernel.rows_with_texts(descriptor, 0, 9, [b"a"], 9, 100, unpacks_nothing)
     finally:
         os.close(descriptor)
 
@@ -250,7 +392,7 @@ def test_frames_of_bytes_as_they_are_need_not_be_unpacked(
             head = page_head(len(body) + wrong, len(packed))
             path.write_bytes(head + packed)
             with path.open("rb") as file:
-                column = (0, len(head) + len(packed), 1, 1 << 20, True, *TEXTS)
+                column = (0, len(head) + len(packed), 1, 1 << 20, *TEXTS)
                 found = kernel.rows_of_columns(file.fileno(), [column], np.array([0]), 1, unpack)
             assert found == (None if wrong else [[text.decode()]])
             if level < 0:
@@ -258,8 +400,8 @@ def test_frames_of_bytes_as_they_are_need_not_be_unpacked(
             calls.clear()
 
 
-def page_head(unpacked: int, packed: int) -> bytes:
-    """Of a data page with one text, in Thrift's compact protocol."""
+def page_head(unpacked: int, packed: int, values: int = 1, *, kind: int = 0, encoding: int = 0) -> bytes:
+    """Of a data page with one text, or of another page, in Thrift's compact protocol."""
 
     def number(value: int) -> bytes:
         value, found = 2 * value, bytearray()
@@ -268,8 +410,11 @@ def page_head(unpacked: int, packed: int) -> bytes:
             value >>= 7
         return bytes([*found, value])
 
-    sizes = b"\x15" + number(0) + b"\x15" + number(unpacked) + b"\x15" + number(packed)
-    return sizes + b"\x2c\x15" + number(1) + b"\x15" + number(0) + 2 * (b"\x15" + number(3)) + b"\0\0"
+    sizes = b"\x15" + number(kind) + b"\x15" + number(unpacked) + b"\x15" + number(packed)
+    about = b"\x15" + number(values) + b"\x15" + number(encoding)
+    if kind == 2:
+        return sizes + b"\x4c" + about + b"\0\0"
+    return sizes + b"\x2c" + about + 2 * (b"\x15" + number(3)) + b"\0\0"
 
 
 @pytest.mark.parametrize("is_compiled", [pytest.param(True, marks=needs_kernel), False])

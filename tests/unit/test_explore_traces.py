@@ -28,8 +28,7 @@ from server.explore import (
 )
 from server.explore.engine import Engine
 from server.explore.event_json import MEMBERS
-from server.explore.far_rows import LateFile
-from server.explore.kept_summaries import KeptSummaries
+from server.explore.kept_summaries import KeptSummaries, SummaryKey
 from server.explore.questions import (
     Filters,
     SessionQuestion,
@@ -38,7 +37,6 @@ from server.explore.questions import (
     TraceQuestion,
     TracesQuestion,
 )
-from server.explore.segment_files import OpenFile, SegmentFile
 from server.explore.sessions import answer_session, answer_sessions
 from server.explore.trace_detail import answer_trace, trace_chunks
 from server.explore.traces import answer_traces
@@ -258,7 +256,7 @@ def test_sessions_with_long_ids_and_large_costs_whose_traces_name_several(
     monkeypatch.setattr("tests.support.event_store.text_hashes", lambda texts: np.full(len(texts), 7, np.uint32))
     monkeypatch.setattr("server.explore.segment_files.text_hashes", lambda texts: np.full(1, 7, np.uint32))
     for name, value in bounds.items():
-        monkeypatch.setattr(numbered_ids if name == "MOST_ROWS" else session_totals, name, value)
+        monkeypatch.setattr(numbered_ids if name in {"MOST_ROWS", "MOST_BYTES"} else session_totals, name, value)
     rng, store = random.Random(3), StoreDirectory(tmp_path / "events")
     names = [None, None, *("s" * length + str(number) for number in range(3) for length in (1, 200))]
     for number in range(6):
@@ -518,7 +516,7 @@ def test_pages_are_of_the_first_ones_snapshot(tmp_path: Path) -> None:
         ("cost_usd", {}, 0),
         ("errors", {}, 0),
         ("cost_usd", {"numbered_ids.MOST_ROWS": 0}, 1),
-        ("cost_usd", {"trace_totals.MOST_BYTES": 0}, 1),
+        ("cost_usd", {"numbered_ids.MOST_BYTES": 0}, 1),
         ("duration_ms", {}, 1),
         ("cost_usd", {"snapshot.FAR_GROUPS": 0, "snapshot.FAR_PART": 0}, 6),
         ("duration_ms", {"snapshot.FAR_GROUPS": 0, "snapshot.FAR_PART": 0}, 6),
@@ -585,13 +583,14 @@ def test_rows_of_other_days_are_read_once(tmp_path: Path, monkeypatch: pytest.Mo
 
     for number in range(4):
         append(number)
-    engine, opened = store.engine(), list[Path]()
+    engine, found_in, keep = store.engine(), list[str](), KeptSummaries.keep
 
-    def listing(file: SegmentFile) -> OpenFile:
-        opened.append(file.path)
-        return file.opened()
+    def listing(kept: KeptSummaries, key: SummaryKey, summary: Any, size: int) -> None:
+        if key.what[0] == "rows":
+            found_in.append(key.segment)
+        keep(kept, key, summary, size)
 
-    monkeypatch.setattr(LateFile, "open", staticmethod(listing))
+    monkeypatch.setattr(KeptSummaries, "keep", listing)
     times = Times(NOON + 2 * day, NOON + 3 * day)
 
     def right() -> None:
@@ -604,13 +603,13 @@ def test_rows_of_other_days_are_read_once(tmp_path: Path, monkeypatch: pytest.Mo
         assert plain(found) == plain(wanted(store.rows, "default", EVERY, times, "cost_usd"))
 
     right()
-    assert len({*opened}) == 3
-    opened.clear()
+    assert len({*found_in}) == 3
+    found_in.clear()
     right()
-    assert opened == []
+    assert found_in == []
     append(4)
     right()
-    assert len({*opened}) == 1
+    assert len({*found_in}) == 1
     engine.close()
 
 
@@ -623,26 +622,27 @@ def test_a_question_that_takes_too_long_goes_on_when_it_is_asked_again(
     for number in range(4):
         rows = [make_row(trace_id=f"t{at}", timestamp=NOON + number * day + at, cost_usd=at) for at in range(5)]
         store.append(rows)
-    engine, opened = store.engine(), list[Path]()
+    engine, found_in, keep = store.engine(), list[str](), KeptSummaries.keep
 
-    def opening(file: SegmentFile) -> OpenFile:
-        opened.append(file.path)
-        if len(opened) == 2:
-            engine.stop(Refused("query_too_heavy", "its time is over"))
-        return file.opened()
+    def keeping(kept: KeptSummaries, key: SummaryKey, summary: Any, size: int) -> None:
+        keep(kept, key, summary, size)
+        if key.what[0] == "rows":
+            found_in.append(key.segment)
+            if len(found_in) == 2:
+                engine.stop(Refused("query_too_heavy", "its time is over"))
 
-    monkeypatch.setattr(LateFile, "open", staticmethod(opening))
+    monkeypatch.setattr(KeptSummaries, "keep", keeping)
     times = Times(NOON + 3 * day, None)
     question = TracesQuestion(project="default", filters=EVERY, times=times, sort="cost_usd")
     with pytest.raises(Refused, match="its time is over"):
         answer_traces(store.snapshot(engine), question)
     assert engine.goes_on
-    assert len(opened) == 2
+    assert len(found_in) == 2
     engine.close()
     again = store.engine()
     found = decode(answer_traces(store.snapshot(again), question))["traces"]
     again.close()
-    assert len(opened) == 3  # of three other days
+    assert len({*found_in}) == len(found_in) == 3  # of three other days
     assert plain(found) == plain(oracle.traces(store.rows, "default", EVERY, times, "cost_usd"))
 
 

@@ -1,15 +1,18 @@
 """Rows with some ids of many row groups, read and kept, against plain Python."""
 
 import random
+import shutil
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from processor.core.kernel.loaded import kernel
 from server.explore import chosen_rows, far_rows
+from server.explore.engine import SegmentGone
 from server.explore.far_rows import FarRows, Whole
 from server.explore.kept_summaries import KeptSummaries
-from server.explore.segment_files import OpenFile
+from server.explore.segment_files import OpenFile, SegmentFile
 from tests.support.event_store import NOON, Row, StoreDirectory, make_row, table_of
 
 COLUMNS: Final = ("cost_usd", "project", "session_id", "timestamp", "trace_id")
@@ -114,6 +117,23 @@ def test_a_second_look_for_few_ids_leaves_what_the_first_has_found(
         far = FarRows(kept, "default", "trace_id", COLUMNS, None)
         assert far.add("a", store.files.get(segment), by_group, KNOWN, whole, lambda: None)
     assert reads == [2]
+
+
+@needs_kernel
+def test_a_file_whose_rows_are_known_is_not_opened(store: StoreDirectory, tmp_path: Path) -> None:
+    (segment,) = store.catalog.live(0)
+    path = shutil.copy(store.files.path(segment.id), tmp_path)
+    kept, file = KeptSummaries(), SegmentFile(Path(path))
+
+    def add(trace: str) -> bool:
+        far = FarRows(kept, "default", "trace_id", COLUMNS, None)
+        return far.add("a", file, {0: {"t1", trace}}, KNOWN, {}, lambda: None)
+
+    assert add("t2")
+    file.path.unlink()
+    assert add("t2")
+    with pytest.raises(SegmentGone):
+        add("t3")
 
 
 def test_rows_that_are_too_many_are_given_up(store: StoreDirectory, monkeypatch: pytest.MonkeyPatch) -> None:

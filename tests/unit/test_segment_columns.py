@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Final
 
 import numpy as np
@@ -62,6 +63,16 @@ def test_a_segment_of_the_store_has_its_costs_read_that_way(
 )
 def test_costs_that_are_written_in_another_form_are_left_to_pyarrow(settings: dict[str, object]) -> None:
     source, footer = costs_written(costs_of(NUMBERS), **settings)
+    assert cost_column.read_costs(source, footer, 0, 0) is None
+
+
+@pytest.mark.parametrize(("start", "size"), [(4, 1 << 50), (1 << 62, 1 << 62), (-1, 9), (4, -1)])
+def test_costs_that_do_not_lie_in_the_file_are_left_to_pyarrow(start: int, size: int) -> None:
+    source, _ = costs_written(costs_of(NUMBERS))
+    chunk = SimpleNamespace(
+        has_dictionary_page=False, data_page_offset=start, total_compressed_size=size, total_uncompressed_size=size
+    )
+    footer = SimpleNamespace(row_group=lambda _: SimpleNamespace(num_rows=len(NUMBERS), column=lambda _: chunk))
     assert cost_column.read_costs(source, footer, 0, 0) is None
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processor.core.clock import SECOND
+from server.explore import snapshot
 from server.explore.engine import Engine
 from server.explore.questions import TEXT_FILTERS, Filters, Times
 from tests.support.event_store import NOON, Row, StoreDirectory, make_row, random_row
@@ -239,4 +240,31 @@ def test_rows_without_a_session_are_looked_for_where_there_may_be_some(tmp_path:
     assert len(found.segments) == (1 if has_statistics else 2)
     assert engine.rows(f"SELECT trace_id FROM ({found.sql})", found.params) == [("t2",)]
     assert (snapshot.without_session("default", pa.array(["t1"])) is None) == has_statistics
+    engine.close()
+
+
+def test_the_rows_of_many_traces_are_gathered_where_most_row_groups_have_none(tmp_path: Path) -> None:
+    """Else DuckDB reads the column of the whole store, with each statement anew."""
+    few, store = snapshot.FEW, StoreDirectory(tmp_path / "events", group_rows=2)
+    rows = [make_row(trace_id=f"t{at // 2}", user_id=f"u{at // 2}", timestamp=NOON + at) for at in range(12 * few)]
+    store.append(rows)
+    engine = store.engine()
+    for column, many, is_gathered in (
+        ("trace_id", few + 1, True),
+        ("trace_id", 6 * few // snapshot.SPARSE, True),
+        ("trace_id", 6 * few // snapshot.SPARSE + 1, False),
+        ("user_id", few, True),
+        ("user_id", few + 1, False),
+    ):
+        ids = [f"{column[0]}{number}" for number in range(0, 2 * many, 2)]
+        filters = Filters(equal={column: tuple(ids)}, kinds="all")
+        found = store.snapshot(engine).relation("default", filters, Times(), columns=["log_index"])
+        assert ("read_parquet" not in found.sql) is is_gathered, (column, many)
+        numbers = engine.rows(f"SELECT log_index FROM ({found.sql}) ORDER BY 1", found.params)
+        assert [row[0] for row in numbers] == [at for at in range(12 * few) if rows[at][column] in ids]
+        engine.release()
+    dense = store.snapshot(engine).relation(
+        "default", Filters(equal={"trace_id": tuple(f"t{at}" for at in range(few + 1))}), Times(), dense=True
+    )
+    assert "read_parquet" in dense.sql
     engine.close()

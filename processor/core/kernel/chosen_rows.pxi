@@ -28,7 +28,7 @@ cdef enum:
     DATA_PAGE = 0
     DICTIONARY_PAGE = 2
     RUNS = 3
-    MOST_LEVELS = 1 << 26   # of a page
+    MOST_OF_PAGE = 1 << 26  # bytes, and values; of a row group, rows: no sum or product of sizes has more than 64 bits
     MOST_STRUCTS = 4        # one in the other, in a page's header
     WINDOW = 4096           # bytes of the file
     ZSTD_MAGIC = 0xFD2FB528
@@ -160,17 +160,20 @@ cdef int64_t read_file(int32_t file, uint8_t* to, int64_t size, int64_t start) e
 
 cdef bint begin_column(Column* column, int32_t file, int64_t start, int64_t size, int64_t values, int64_t most) except *:
     # Whether there can be such a column. What was allocated for the one before stays.
+    if not (0 <= start <= <int64_t>1 << 62 and 0 <= size <= <int64_t>1 << 62 and 0 <= values <= MOST_OF_PAGE):
+        return False
     free(column.starts)
     column.starts = NULL
     column.words = column.words_end = NULL
     column.known = 0
-    column.file, column.at, column.end, column.most, column.most_values = file, start, start + size, most, values
+    column.file, column.at, column.end, column.most_values = file, start, start + size, values
+    column.most = min(most, <int64_t>MOST_OF_PAGE)
     column.window_size = 0
     if column.window == NULL:
         column.window = <uint8_t*>malloc(WINDOW)
         if column.window == NULL:
             raise MemoryError
-    return 0 <= start <= <int64_t>1 << 62 and 0 <= size <= <int64_t>1 << 62
+    return True
 
 
 cdef void end_column(Column* column) noexcept:
@@ -207,7 +210,7 @@ cdef bint next_page(Column* column) except *:
                 return False
             skipped = -1  # it may go on behind the window
     column.at = column.window_start + (p - column.window)
-    if not 0 <= head.packed <= column.end - column.at or not 0 <= head.unpacked <= column.most:
+    if not 0 <= head.packed <= min(column.end - column.at, <int64_t>MOST_OF_PAGE) or not 0 <= head.unpacked <= column.most:
         return False
     if not 0 <= head.values <= (column.most_values if head.kind == DATA_PAGE else column.most):  # of texts, 4 bytes each
         return False
@@ -215,7 +218,8 @@ cdef bint next_page(Column* column) except *:
 
 
 cdef const uint8_t* stored(const uint8_t* p, int64_t packed, int64_t size) noexcept nogil:
-    # Where the content of a frame of zstd begins that has nothing but `size` bytes as they are; NULL: it is another one.
+    # Where the content of a frame of zstd (behind its magic) begins that has nothing but `size` bytes as they are; NULL:
+    # it is another one.
     # Half of all pages are such, dictionaries of one word and packed numbers, and a call to unpack them took 1 to 2 us.
     #
     # frame = magic, descriptor, perhaps bits of a window, size of the content, blocks; no checksum, no dictionary
@@ -224,7 +228,7 @@ cdef const uint8_t* stored(const uint8_t* p, int64_t packed, int64_t size) noexc
     cdef const uint8_t* end = p + packed
     cdef int64_t said = 0, known
     cdef uint32_t block = 0
-    if packed < 6 or load32(p) != ZSTD_MAGIC or p[4] & 0x1F:
+    if packed < 6 or p[4] & 0x1F:
         return NULL
     known = 1 << (p[4] >> 6) if p[4] >> 6 else p[4] >> 5 & 1
     p += 5 if p[4] >> 5 & 1 else 6
@@ -242,6 +246,8 @@ cdef const uint8_t* stored(const uint8_t* p, int64_t packed, int64_t size) noexc
 
 cdef object page_body(Column* column, object unpack):
     # What has the bytes of the present page, which `body` is set to; goes on behind it. None: it is not as its header says.
+    # Whether it is packed, its bytes say: one that is not begins with a length, which is not so large a number. pyarrow
+    # ends the process where it is asked for a packing that is none, as a damaged footer may have it.
     cdef int64_t size = column.head.packed, skipped = column.at - column.window_start
     cdef const uint8_t* begin
     cdef object found
@@ -251,7 +257,7 @@ cdef object page_body(Column* column, object unpack):
         found = PyBytes_FromStringAndSize(NULL, size)
         if read_file(column.file, <uint8_t*>PyBytes_AsString(found), size, column.at) < size:
             return None
-    if unpack is not None:
+    if size >= 4 and load32(<const uint8_t*>PyBytes_AsString(found)) == ZSTD_MAGIC:
         begin = stored(<const uint8_t*>PyBytes_AsString(found), size, column.head.unpacked)
         if begin != NULL:
             column.body, column.body_end = begin, begin + column.head.unpacked
@@ -329,8 +335,6 @@ cdef bint unpack_levels(const uint8_t* p, const uint8_t* end, int64_t count, int
 
 cdef bint make_level_room(Column* column) noexcept nogil:
     cdef uint8_t* grown
-    if column.head.values > MOST_LEVELS:
-        return False
     if column.room < column.head.values:
         grown = <uint8_t*>realloc(column.levels, 2 * column.head.values + 2)
         if grown == NULL:
@@ -819,9 +823,8 @@ def rows_of_columns(int32_t file, list columns not None, rows, int64_t of_group,
 
     `file`: a descriptor; `rows`: 64 bits each, ascending and different; `of_group`: how many rows the row group has;
     `unpack(bytes, size)`: what was packed. Of a column: where it begins in the file, and its bytes there; how many values
-    it has, nulls and all; bytes of all of its pages, unpacked; whether pages are packed; its form: texts (0), whole
-    numbers, doubles, decimals as whole numbers, truths (4), of so many bytes each; the highest levels of what is there,
-    and of items. Raises what `unpack` does, `OSError` and `UnicodeDecodeError`.
+    it has, nulls and all; bytes of all of its pages, unpacked; its form: texts (0), whole numbers, doubles, decimals as
+    whole numbers, truths (4), of so many bytes each; the highest levels of what is there, and of items. Raises what `unpack` does, `OSError` and `UnicodeDecodeError`.
     """
     cdef Column column
     cdef Places places
@@ -840,14 +843,12 @@ def rows_of_columns(int32_t file, list columns not None, rows, int64_t of_group,
         for i in range(count):
             if not (wanted[i - 1] if i else -1) < wanted[i] < of_group:
                 raise ValueError("rows in another order")
-        for start, size, values, most, is_packed, form, width, defined, repeated in columns:
+        for start, size, values, most, form, width, defined, repeated in columns:
             if not begin_column(&column, file, start, size, values, most):
                 return None
             part = []
             if count:
-                part = rows_of(
-                    &column, &places, wanted, count, form, width, defined, repeated, unpack if is_packed else None
-                )
+                part = rows_of(&column, &places, wanted, count, form, width, defined, repeated, unpack)
             if part is None:
                 return None
             found.append(part)
@@ -982,8 +983,8 @@ def rows_with_texts(
     int32_t file, int64_t start, int64_t size, list texts not None, int64_t of_group, int64_t most, unpack
 ):
     """The numbers (64 bits) of the rows of a column of texts without items that have one of some, which are bytes in their
-    order, each once; None: pyarrow has to read it. The rest as `rows_of_columns`, but `unpack` is None where pages are not
-    packed; raises what that does, and `OSError`.
+    order, each once; None: pyarrow has to read it. The rest as `rows_of_columns`; raises what
+    `unpack` does, and `OSError`.
     """
     cdef Column column
     cdef Wanted wanted

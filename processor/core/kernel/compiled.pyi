@@ -179,7 +179,7 @@ def take_lists(
 def line_ends(text: bytes) -> int: ...
 def rows_of_columns(
     file: int,
-    columns: list[tuple[int, int, int, int, bool, int, int, int, int]],
+    columns: list[tuple[int, int, int, int, int, int, int, int]],
     rows: object,
     of_group: int,
     unpack: Callable[[bytes, int], bytes],
@@ -191,5 +191,5 @@ def rows_with_texts(
     texts: list[bytes],
     of_group: int,
     most: int,
-    unpack: Callable[[bytes, int], bytes] | None,
+    unpack: Callable[[bytes, int], bytes],
 ) -> bytes | None: ...

@@ -84,7 +84,7 @@ def cost_column(list pages, int64_t rows):
     cdef uint8_t* bits
     cdef uint8_t* defined
     cdef object data
-    if not 0 <= rows <= 0x7FFFFFFF:
+    if not 0 <= rows <= MOST_OF_PAGE:
         return None
     for _, count in pages:
         if count < 0 or count > rows:
