@@ -28,6 +28,9 @@ MOST_RECENT: Final = 48 << 20
 20,000 events. Reading them again took a fourth of a merge."""
 
 
+MOST_RECENT_TABLE: Final = MOST_RECENT // 8
+"""Bytes of the rows of one such segment: larger ones wait for dozens of each other, of which the memory has a few."""
+
 MOST_RECENT_ROW: Final = 1 << 10
 """Bytes of a row up to which these are worth their memory: large ones are read in a small part of the time that their
 events take."""
@@ -123,6 +126,8 @@ class RecentTables:
 
     def add(self, name: str, table: Any) -> None:
         """Keep the rows of a segment, and let go of those that were added first where they are too many."""
+        if table.nbytes > MOST_RECENT_TABLE:
+            return
         with self._lock:
             self._remove(name)
             self._tables[name] = table

@@ -117,7 +117,7 @@ class Store:
         """Whether a cut is being made now."""
         self.cuts_wait_until = 0.0
         """When the next cut may begin (monotonic seconds): a merge that cannot wait for the cuts takes turns with
-        them, as the memory of both together would be too much. Set by the thread of the merging."""
+        them, as the memory of both together would be too much. Set by the thread of the merging, again and again."""
         self.unmerged = 0
         """Segments of all partitions that were never merged."""
 
@@ -246,9 +246,8 @@ class Store:
     async def run(self) -> None:
         """Cut segments, for ever. What fails is tried again."""
         while True:
-            waits = self.cuts_wait_until - time.monotonic()
-            if waits > 0:
-                await asyncio.sleep(waits)
+            while (waits := self.cuts_wait_until - time.monotonic()) > 0:  # noqa: ASYNC110 - set by another thread
+                await asyncio.sleep(min(waits, PAUSE))
             began = time.monotonic()
             try:
                 goes_on_at_once = await self.cut()

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
+from processor import memory
 from processor.core.clock import DAY
 from processor.event_store import merging, stored_sums
 from processor.event_store.manifest import Manifest, Segment, segment_id
@@ -40,6 +41,10 @@ failed once."""
 
 KEPT_FOR: Final = 120.0
 """Seconds for which the files of a replaced segment stay, for questions that are being answered from them."""
+
+
+MOST_HELD: Final = 5.0
+"""Seconds for which cuts wait at most for a merge of a store far behind to go on."""
 
 
 class _Replaced(NamedTuple):
@@ -77,6 +82,8 @@ class Upkeep:
         seconds) they are left out."""
         self._unknown: set[str] = set()
         """Segments that cannot be made anew: the program that has written their messages is a newer one."""
+        self._holds_cuts = False
+        """Whether cuts wait, or have waited, for the merge that is under way until it is done."""
         self.merged = 0
         """Segments that were written in place of others."""
 
@@ -125,12 +132,32 @@ class Upkeep:
         """Whether merging may wait for cuts at all. Repairs, for which questions wait, are made by its thread."""
         return self._store.unmerged < MOST_UNMERGED and not self._store.lacking
 
+    @property
+    def _is_far_behind(self) -> bool:
+        """Whether a store that is behind has to merge before it cuts on."""
+        return self._store.is_behind and self._store.unmerged >= MOST_UNMERGED
+
     def _let_cuts_go_first(self) -> None:
         """Wait as long as that, and while a cut is being made: what has just been counted waits for it, and both take
         what ingest leaves. For the thread of the merging."""
         while self._has_to_wait or (self._store.is_cutting and self._may_wait):
             time.sleep(LOOK)
-        self.take_turns()
+        if self._is_far_behind:
+            self.hold_cuts()
+        else:
+            self.take_turns()
+
+    def hold_cuts(self) -> None:
+        """Have the cuts wait for this merge until it is done, once that which is being made is: both together gain
+        nothing, as they take turns, and would take too much memory."""
+        has_been_cut = self._store.is_cutting or not self._holds_cuts
+        self._holds_cuts = True
+        self._store.cuts_wait_until = time.monotonic() + MOST_HELD
+        while self._store.is_cutting:
+            time.sleep(LOOK)
+        if has_been_cut:  # which has left free what the merge takes
+            memory.trim()
+            self._store.cuts_wait_until = time.monotonic() + MOST_HELD
 
     def take_turns(self) -> None:
         """Wait while a cut is being made, and have the next one wait as long: both together would take too much
@@ -154,6 +181,7 @@ class Upkeep:
         chosen = await self._store.call(self._choose)
         if not chosen:
             return False
+        self._holds_cuts = False
         try:
             replacement = await asyncio.get_running_loop().run_in_executor(self._thread, self._merge, chosen)
         except SegmentUnreadable as error:
@@ -164,6 +192,8 @@ class Upkeep:
         if replacement.partition in self._store.owned:
             await self._store.call(self._replace, "merged", chosen, replacement)
             self.merged += 1
+        if self._holds_cuts:
+            await asyncio.sleep(2 * LOOK)  # the cut that waited begins before the next merge
         return True
 
     def _choose(self) -> Sequence[Segment]:
@@ -193,7 +223,13 @@ class Upkeep:
         with_rows = [each for each in parts if each.rows]
         if not with_rows:
             return segment
-        return self._store.writer.merge(with_rows, segment, self._payload_before(), self._let_cuts_go_first)
+        try:
+            if self._is_far_behind:
+                self.hold_cuts()  # also while the order of the rows is found
+            return self._store.writer.merge(with_rows, segment, self._payload_before(), self._let_cuts_go_first)
+        finally:
+            if self._holds_cuts:
+                self._store.cuts_wait_until = 0.0
 
     async def remove_damaged(self, parts: Sequence[Segment]) -> bool:
         """Delete those files that are not the ones that were written, so that they are made anew; return whether there

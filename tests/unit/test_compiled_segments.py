@@ -236,6 +236,16 @@ def test_rows_that_are_kept_have_a_bound(tmp_path: Path, monkeypatch: pytest.Mon
     assert [recent.get(name) is None for name in "cde"] == [True] * 3
 
 
+def test_rows_of_a_segment_that_waits_for_dozens_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = random_table(random.Random(8))
+    monkeypatch.setattr(parquet_writer, "MOST_RECENT_TABLE", table.nbytes)
+    recent = parquet_writer.RecentTables()
+    recent.add("a", table)
+    recent.add("b", pa.concat_tables([table] * 2))
+    assert recent.get("a") is table
+    assert recent.get("b") is None
+
+
 @needs_kernel
 def test_a_row_group_has_the_items_of_its_own_rows_only() -> None:
     rows = [

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -379,6 +380,44 @@ async def test_a_merge_that_is_under_way_waits_for_the_cuts(
     assert await merging
     world.check(store)
     assert {each.level for each in store.catalog().live()} == {0, 1}
+
+
+async def test_far_behind_nothing_is_cut_beside_a_merge_and_one_cut_comes_before_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory of both together is too much."""
+    store = await world.started()
+    upkeep = Upkeep(store.store, fan_in=2)
+    world.send(12)
+    await world.work()
+    store.deliver()
+    monkeypatch.setattr("processor.event_store.fresh_messages.MAX_ROWS", 1)
+    monkeypatch.setattr("processor.event_store.upkeep.MOST_UNMERGED", 1)
+    while len(store.catalog().live()) < 2 * PARTITIONS:
+        assert await store.store.cut()
+    before, began, merge = store.store.rows, threading.Event(), store.store.writer.merge
+    seen: list[tuple[bool, int]] = []
+
+    def slow(parts: Any, segment: Any, payload_before: int, between: Callable[[], None]) -> Segment:
+        between()
+        began.set()
+        time.sleep(0.3)
+        between()
+        seen.append((store.store.is_behind, store.store.rows))
+        return merge(parts, segment, payload_before, between)
+
+    monkeypatch.setattr(store.store.writer, "merge", slow)
+    merging = asyncio.create_task(upkeep.merge_one())
+    await asyncio.to_thread(began.wait)
+    cutting = asyncio.create_task(store.store.run())
+    assert await merging
+    assert seen == [(True, before)]
+    assert store.store.rows > before
+    monkeypatch.setattr(store.store.writer, "merge", merge)
+    await until(lambda: not store.store.is_behind)
+    cutting.cancel()
+    await asyncio.wait({cutting})
+    world.check(store)
 
 
 @pytest.mark.parametrize("why", ["error", "reserve"])
