@@ -451,6 +451,55 @@ def text_bodies(there, data, offsets, int64_t start, int64_t count, list pages n
         free(dictionary.at)
 
 
+def counted_texts(there, data, offsets, int64_t start, int64_t count, flags):
+    """Of the different texts of an Arrow array, in the order in which they come, the row of each that is the first one
+    (int32), how many rows have it, and how many of those that are calls (int64), whose flag (a byte a row) is odd. None:
+    they take more than a dictionary may."""
+    cdef IdTexts texts
+    cdef Out dictionary
+    cdef Views views
+    cdef const uint8_t* marks
+    cdef int32_t* codes = NULL
+    cdef int32_t* firsts
+    cdef int64_t* rows
+    cdef int64_t* calls
+    cdef int64_t known = 0, plain = 0, used = 0, i
+    views.count = 0
+    memset(&dictionary, 0, sizeof(Out))
+    memset(&texts, 0, sizeof(IdTexts))
+    try:
+        open_texts(&texts, there, data, offsets, start, count)
+        marks = <const uint8_t*>opened(&views, flags, count, 1)
+        codes = <int32_t*>malloc((count + 1) * sizeof(int32_t))
+        if codes == NULL:
+            raise MemoryError
+        more_room(&dictionary, 1)
+        known = number_texts(&dictionary, &texts, codes, &plain)
+        if known < 0:
+            return None
+        found_firsts = PyBytes_FromStringAndSize(NULL, 4 * known)
+        found_rows, found_calls = PyBytes_FromStringAndSize(NULL, 8 * known), PyBytes_FromStringAndSize(NULL, 8 * known)
+        firsts = <int32_t*>PyBytes_AsString(found_firsts)
+        rows, calls = <int64_t*>PyBytes_AsString(found_rows), <int64_t*>PyBytes_AsString(found_calls)
+        with nogil:
+            memset(rows, 0, 8 * known)
+            memset(calls, 0, 8 * known)
+            for i in range(count):
+                if codes[i] < 0:
+                    continue
+                if codes[i] == used:
+                    firsts[used] = <int32_t>i
+                    used += 1
+                rows[codes[i]] += 1
+                calls[codes[i]] += marks[i] & 1
+        return found_firsts, found_rows, found_calls
+    finally:
+        close_texts(&texts)
+        close(&views)
+        free(codes)
+        free(dictionary.at)
+
+
 def coded_bodies(there, numbers, int64_t start, int64_t count, data, offsets, int64_t texts_start, int64_t texts_count, list pages not None):
     """The same of a column that Arrow has as numbers (int32) of the texts of a dictionary, none of which is null: only
     texts that are used are written. And the places of these in the dictionary (int32)."""
