@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from processor.core.kernel.loaded import kernel
 from processor.event_store import compiled_take
+from processor.event_store.compiled_take import Places
 
 MANY: Final = 8
 """Row groups; of users who are in more of them the events are counted."""
@@ -115,7 +116,7 @@ def compiled_users(users: Any, flags: NDArray[np.uint8]) -> _Group:
     if found is None:  # they take more than a mebibyte
         return counted_users(users, flags)
     places, rows, calls = found
-    texts = compiled_take.array(users, np.frombuffer(places, np.int32))
+    texts = compiled_take.array(users, Places.in_one(np.frombuffer(places, np.int32)))
     return _Group(texts, np.frombuffer(rows, np.int64), np.frombuffer(calls, np.int64))
 
 

@@ -186,10 +186,12 @@ def _damaged(rng: random.Random, table: Any) -> Counter[str]:
         lambda: kernel.coded_bodies(None, changed, 0, size, data, texts.buffers()[1], 0, 3, whole),
         lambda: kernel.nested_pages(None, changed, 0, size, None, 0, rng.choice([0, size]), False, 10),
         lambda: kernel.number_bodies(None, changed, 0, size, rng.choice([0, 4, 8, 16]), rng.randrange(5), whole),
-        lambda: kernel.take_texts([(None, changed, texts.offset, size, data)], pieces, rows),
-        lambda: kernel.take_lists([(None, changed, 0, size, rng.choice(wrong))], pieces, rows),
-        lambda: kernel.take_codes([(None, changed, 0, size, np.zeros(3, np.int32))], pieces, rows),
-        lambda: kernel.take_numbers([(None, changed, 0, size)], pieces, rows, rng.choice([0, 4, 8, 16])),
+        lambda: kernel.take_texts([(None, changed, texts.offset, size, data)], kernel.taken_places(pieces, rows)),
+        lambda: kernel.take_lists([(None, changed, 0, size, rng.choice(wrong))], kernel.taken_places(pieces, rows)),
+        lambda: kernel.take_codes([(None, changed, 0, size, np.zeros(3, np.int32))], kernel.taken_places(pieces, rows)),
+        lambda: kernel.take_numbers(
+            [(None, changed, 0, size)], kernel.taken_places(pieces, rows), rng.choice([0, 4, 8, 16])
+        ),
     ]
     counts: Counter[str] = Counter()
     for attempt in attempts:
