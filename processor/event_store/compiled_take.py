@@ -96,7 +96,7 @@ class _Array(NamedTuple):
         )
 
 
-class Places(NamedTuple):
+class TakenPlaces(NamedTuple):
     """Where each row comes from."""
 
     given: Any
@@ -123,7 +123,7 @@ class Taking:
 
     def table(self, batches: Sequence[TakenBatch], pieces: NDArray[np.uint16], rows: NDArray[np.int32]) -> Any:
         """Return a table of `WRITTEN`: row i is row `rows[i]` of batch `pieces[i]`."""
-        places = Places.of(pieces, rows)
+        places = TakenPlaces.of(pieces, rows)
         columns = []
         for name in WRITTEN.names:
             arrays = [batch.array(name) for batch in batches]
@@ -152,7 +152,7 @@ class _Dictionary:
         self._letters = 0
         """Bytes of the texts of all these."""
 
-    def taken(self, arrays: Sequence[_Array], places: Places) -> Any:
+    def taken(self, arrays: Sequence[_Array], places: TakenPlaces) -> Any:
         """Return rows as a dictionary array."""
         if self._letters > MOST_LETTERS:
             self._begin()
@@ -209,12 +209,12 @@ def texts(arrays: Sequence[Texts], pieces: NDArray[np.uint16], rows: NDArray[np.
     return pa.Array.from_buffers(pa.string(), len(rows), [_buffer(bits), *map(pa.py_buffer, rest)], nulls)
 
 
-def array(found: Any, places: Places) -> Any:
+def array(found: Any, places: TakenPlaces) -> Any:
     """Return rows of an array without a dictionary."""
     return _taken([_Array.of(found)], places)
 
 
-def _taken(arrays: Sequence[_Array], places: Places) -> Any:
+def _taken(arrays: Sequence[_Array], places: TakenPlaces) -> Any:
     kind = arrays[0].type
     if all(each.is_absent for each in arrays):
         return pa.nulls(places.size, kind)
@@ -230,11 +230,11 @@ def _taken(arrays: Sequence[_Array], places: Places) -> Any:
     return pa.Array.from_buffers(kind, places.size, [_buffer(bits), *map(pa.py_buffer, rest)], nulls)
 
 
-def _nested(arrays: Sequence[_Array], places: Places) -> Any:
+def _nested(arrays: Sequence[_Array], places: TakenPlaces) -> Any:
     kind = arrays[0].type
     lists = [(each.there, each.data, each.start, each.size, each.children[0].size) for each in arrays]
     bits, offsets, items, count, nulls = _kernel.take_lists(lists, places.given)
-    of_items = Places(items, count)
+    of_items = TakenPlaces(items, count)
     taken = [_taken(each, of_items) for each in zip(*(each.children for each in arrays), strict=True)]
     child = taken[0]
     if pa.types.is_map(kind):

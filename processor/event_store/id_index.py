@@ -25,7 +25,7 @@ from msgspec import Raw, Struct
 from numpy.typing import NDArray
 
 from processor.core.kernel.loaded import kernel
-from processor.event_store.user_counts import NONE, Counts, Tally, key_of, page_of, tally_in
+from processor.event_store.user_counts import NONE, Tally, UserCounts, key_of, page_of, tally_in
 
 Kind = Literal["event", "trace", "session", "user"]
 KINDS: Final[tuple[Kind, ...]] = ("event", "trace", "session", "user")
@@ -117,7 +117,7 @@ class IndexBuilder:
         self._hashes[kind].append(hashes)
         self._groups[kind].append(group)
 
-    def set_counts(self, counts: Counts) -> None:
+    def set_counts(self, counts: UserCounts) -> None:
         """Set how many events users have; of those who are not there, nothing is said."""
         self._counts = counts
 
@@ -148,7 +148,7 @@ class IndexBuilder:
         return b"".join([magic, len(header).to_bytes(_LENGTH, "little"), header, *pages])
 
 
-def _counted(counts: Counts) -> tuple[_Section, list[bytes]]:
+def _counted(counts: UserCounts) -> tuple[_Section, list[bytes]]:
     """Return the section of the counts, and its pages."""
     _, offsets, data = counts.keys.buffers()
     ends = np.frombuffer(offsets, np.int32)[counts.keys.offset : counts.keys.offset + len(counts.keys) + 1]

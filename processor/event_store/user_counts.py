@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from processor.core.kernel.loaded import kernel
 from processor.event_store import compiled_take
-from processor.event_store.compiled_take import Places
+from processor.event_store.compiled_take import TakenPlaces
 
 MANY: Final = 8
 """Row groups; of users who are in more of them the events are counted."""
@@ -35,7 +35,7 @@ class Tally(NamedTuple):
     calls: int
 
 
-class Counts(NamedTuple):
+class UserCounts(NamedTuple):
     """The events of users, without an object for each of them: ten thousand took a twentieth of a merge."""
 
     keys: Any
@@ -43,12 +43,12 @@ class Counts(NamedTuple):
     rows: I64
     calls: I64
 
-    def of(self, places: I64) -> "Counts":
+    def of(self, places: I64) -> "UserCounts":
         """Return those of some users."""
-        return Counts(self.keys.take(pa.array(places)), self.rows[places], self.calls[places])
+        return UserCounts(self.keys.take(pa.array(places)), self.rows[places], self.calls[places])
 
 
-NONE: Final = Counts(pa.array([], pa.string()), np.empty(0, np.int64), np.empty(0, np.int64))
+NONE: Final = UserCounts(pa.array([], pa.string()), np.empty(0, np.int64), np.empty(0, np.int64))
 
 
 class _Group(NamedTuple):
@@ -79,7 +79,7 @@ class UserCounter:
         if self._bytes > MOST_BYTES:
             self._groups.clear()
 
-    def counted(self) -> Counts:
+    def counted(self) -> UserCounts:
         """Return the events of the users in more than `MANY` row groups."""
         found = [NONE]
         for project, groups in self._groups.items():
@@ -93,10 +93,10 @@ class UserCounter:
             np.add.at(calls, codes, np.concatenate([each.calls for each in groups]))
             users = encoded.dictionary.take(pa.array(wanted))
             found.append(
-                Counts(pc.binary_join_element_wise(key_of(project, ""), users, ""), rows[wanted], calls[wanted])
+                UserCounts(pc.binary_join_element_wise(key_of(project, ""), users, ""), rows[wanted], calls[wanted])
             )
         every, *tallies = zip(*found, strict=True)
-        return Counts(pa.concat_arrays(every), *map(np.concatenate, tallies))
+        return UserCounts(pa.concat_arrays(every), *map(np.concatenate, tallies))
 
 
 def counted_users(users: Any, flags: NDArray[np.uint8]) -> _Group:
@@ -116,7 +116,7 @@ def compiled_users(users: Any, flags: NDArray[np.uint8]) -> _Group:
     if found is None:  # they take more than a mebibyte
         return counted_users(users, flags)
     places, rows, calls = found
-    texts = compiled_take.array(users, Places.in_one(np.frombuffer(places, np.int32)))
+    texts = compiled_take.array(users, TakenPlaces.in_one(np.frombuffer(places, np.int32)))
     return _Group(texts, np.frombuffer(rows, np.int64), np.frombuffer(calls, np.int64))
 
 
@@ -125,7 +125,7 @@ def key_of(project: str, user: str) -> str:
     return f"{project}\0{user}"
 
 
-def page_of(hashes: NDArray[np.uint32], counts: Counts) -> bytes:
+def page_of(hashes: NDArray[np.uint32], counts: UserCounts) -> bytes:
     """Return a page of entries, which are in the order of their hashes."""
     _, offsets, data = counts.keys.buffers()
     ends = np.frombuffer(offsets, np.int32)[counts.keys.offset : counts.keys.offset + len(counts.keys) + 1]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from processor.core.events.fields import KINDS
 from processor.core.kernel.loaded import kernel
 from processor.event_store import compiled_take
-from processor.event_store.compiled_take import Places
+from processor.event_store.compiled_take import TakenPlaces
 from processor.event_store.compiled_values import EventArrays
 from processor.event_store.event_values import Values
 from processor.event_store.rows import I64, Mask, MessageRows
@@ -34,7 +34,7 @@ class ValueArrays:
         homes = np.where(by_twin, compiled + np.cumsum(by_twin), np.cumsum(~by_twin)) - 1
         self._places: I64 = homes[order]
         self._taken = pa.array(self._places)
-        self._given = None if kernel is None else Places.in_one(self._places.astype(np.int32))
+        self._given = None if kernel is None else TakenPlaces.in_one(self._places.astype(np.int32))
 
     def text(self, name: str) -> Any:
         """Return texts."""
@@ -119,7 +119,7 @@ class ValueArrays:
         keys = None if keys is None else keys.take(places)
         return _collection(offsets, lengths == 0, keys, items.take(places))
 
-    def _compiled_collection(self, name: str, kind: Any, counts: NDArray[np.int64], places: Places) -> Any:
+    def _compiled_collection(self, name: str, kind: Any, counts: NDArray[np.int64], places: TakenPlaces) -> Any:
         offsets = np.concatenate([[0], np.cumsum(counts)])
         found = _collection(offsets, counts == 0, *self._laid_out(name, kind))
         return compiled_take.array(found, places)
