@@ -96,14 +96,22 @@ class _Array(NamedTuple):
         )
 
 
-class _Places(NamedTuple):
+class TakenPlaces(NamedTuple):
     """Where each row comes from."""
 
-    pieces: Any
-    """The array (uint16)."""
-    rows: Any
-    """The row of that (int32)."""
+    given: Any
+    """As the kernel has them."""
     size: int
+
+    @classmethod
+    def of(cls, pieces: NDArray[np.uint16], rows: NDArray[np.int32]) -> Self:
+        """Row i comes from row `rows[i]` of array `pieces[i]`."""
+        return cls(_kernel.taken_places(pieces, rows), len(rows))
+
+    @classmethod
+    def in_one(cls, rows: NDArray[np.int32]) -> Self:
+        """The same of only one array."""
+        return cls.of(np.zeros(len(rows), np.uint16), rows)
 
 
 class Taking:
@@ -115,7 +123,7 @@ class Taking:
 
     def table(self, batches: Sequence[TakenBatch], pieces: NDArray[np.uint16], rows: NDArray[np.int32]) -> Any:
         """Return a table of `WRITTEN`: row i is row `rows[i]` of batch `pieces[i]`."""
-        places = _Places(pieces, rows, len(rows))
+        places = TakenPlaces.of(pieces, rows)
         columns = []
         for name in WRITTEN.names:
             arrays = [batch.array(name) for batch in batches]
@@ -123,7 +131,7 @@ class Taking:
             if dictionary is None:
                 columns.append(_taken(arrays, places))
             elif _letters(arrays) > MOST_LETTERS:
-                columns.append(_encoded(name, batches, places))
+                columns.append(_encoded(name, batches, pieces, rows))
             else:
                 columns.append(dictionary.taken(arrays, places))
         return pa.table(columns, schema=WRITTEN)
@@ -144,12 +152,12 @@ class _Dictionary:
         self._letters = 0
         """Bytes of the texts of all these."""
 
-    def taken(self, arrays: Sequence[_Array], places: _Places) -> Any:
+    def taken(self, arrays: Sequence[_Array], places: TakenPlaces) -> Any:
         """Return rows as a dictionary array."""
         if self._letters > MOST_LETTERS:
             self._begin()
         given = [(each.there, each.data, each.start, each.size, self._names(each)) for each in arrays]
-        bits, data, nulls = _kernel.take_codes(given, places.pieces, places.rows)
+        bits, data, nulls = _kernel.take_codes(given, places.given)
         if len(self._texts) < len(self._numbers):
             self._texts = pa.array(list(self._numbers), pa.string())
         indices = pa.Array.from_buffers(pa.int32(), places.size, [_buffer(bits), pa.py_buffer(data)], nulls)
@@ -175,17 +183,17 @@ def _letters(arrays: Sequence[_Array]) -> float:
     return sum({id(each.dictionary): each.letters for each in arrays}.values())
 
 
-def _encoded(name: str, batches: Sequence[TakenBatch], places: _Places) -> Any:
+def _encoded(name: str, batches: Sequence[TakenBatch], pieces: NDArray[np.uint16], rows: NDArray[np.int32]) -> Any:
     """Return rows of a column as a dictionary array, of batches whose dictionaries are too large to be joined, or
     which have none."""
-    order = np.argsort(places.pieces, kind="stable")
-    bounds = np.searchsorted(places.pieces[order], np.arange(len(batches) + 1)).tolist()
+    order = np.argsort(pieces, kind="stable")
+    bounds = np.searchsorted(pieces[order], np.arange(len(batches) + 1)).tolist()
     texts = [
-        batch.batch.column(name).take(pa.array(places.rows[order[start:end]])).cast(pa.string())
+        batch.batch.column(name).take(pa.array(rows[order[start:end]])).cast(pa.string())
         for batch, start, end in zip(batches, bounds, bounds[1:], strict=False)
     ]
-    homes = np.empty(places.size, np.int64)
-    homes[order] = np.arange(places.size)
+    homes = np.empty(len(rows), np.int64)
+    homes[order] = np.arange(len(rows))
     return pa.concat_arrays(texts).take(pa.array(homes)).dictionary_encode()
 
 
@@ -195,16 +203,18 @@ Texts = tuple[Any, Any, int, int, Any]
 
 def texts(arrays: Sequence[Texts], pieces: NDArray[np.uint16], rows: NDArray[np.integer[Any]]) -> Any:
     """Return an array of texts: text i is text `rows[i]` of array `pieces[i]`, of at most `MOST_PIECES`."""
-    bits, *rest, nulls = _kernel.take_texts(list(arrays), pieces, np.ascontiguousarray(rows, np.int32))
+    bits, *rest, nulls = _kernel.take_texts(
+        list(arrays), _kernel.taken_places(pieces, np.ascontiguousarray(rows, np.int32))
+    )
     return pa.Array.from_buffers(pa.string(), len(rows), [_buffer(bits), *map(pa.py_buffer, rest)], nulls)
 
 
-def array(found: Any, rows: NDArray[np.int32]) -> Any:
+def array(found: Any, places: TakenPlaces) -> Any:
     """Return rows of an array without a dictionary."""
-    return _taken([_Array.of(found)], _Places(np.zeros(len(rows), np.uint16), rows, len(rows)))
+    return _taken([_Array.of(found)], places)
 
 
-def _taken(arrays: Sequence[_Array], places: _Places) -> Any:
+def _taken(arrays: Sequence[_Array], places: TakenPlaces) -> Any:
     kind = arrays[0].type
     if all(each.is_absent for each in arrays):
         return pa.nulls(places.size, kind)
@@ -212,19 +222,19 @@ def _taken(arrays: Sequence[_Array], places: _Places) -> Any:
         return _nested(arrays, places)
     if pa.types.is_string(kind):
         texts = [(each.there, each.data, each.start, each.size, each.texts) for each in arrays]
-        bits, *rest, nulls = _kernel.take_texts(texts, places.pieces, places.rows)
+        bits, *rest, nulls = _kernel.take_texts(texts, places.given)
     else:
         width = 0 if pa.types.is_boolean(kind) else kind.bit_width // 8
         numbers = [(each.there, each.data, each.start, each.size) for each in arrays]
-        bits, *rest, nulls = _kernel.take_numbers(numbers, places.pieces, places.rows, width)
+        bits, *rest, nulls = _kernel.take_numbers(numbers, places.given, width)
     return pa.Array.from_buffers(kind, places.size, [_buffer(bits), *map(pa.py_buffer, rest)], nulls)
 
 
-def _nested(arrays: Sequence[_Array], places: _Places) -> Any:
+def _nested(arrays: Sequence[_Array], places: TakenPlaces) -> Any:
     kind = arrays[0].type
     lists = [(each.there, each.data, each.start, each.size, each.children[0].size) for each in arrays]
-    bits, offsets, pieces, rows, nulls = _kernel.take_lists(lists, places.pieces, places.rows)
-    of_items = _Places(pieces, rows, len(rows) // 4)
+    bits, offsets, items, count, nulls = _kernel.take_lists(lists, places.given)
+    of_items = TakenPlaces(items, count)
     taken = [_taken(each, of_items) for each in zip(*(each.children for each in arrays), strict=True)]
     child = taken[0]
     if pa.types.is_map(kind):

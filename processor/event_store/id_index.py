@@ -25,7 +25,7 @@ from msgspec import Raw, Struct
 from numpy.typing import NDArray
 
 from processor.core.kernel.loaded import kernel
-from processor.event_store.user_counts import Counts, Tally, key_of, page_of, tally_in
+from processor.event_store.user_counts import NONE, Tally, UserCounts, key_of, page_of, tally_in
 
 Kind = Literal["event", "trace", "session", "user"]
 KINDS: Final[tuple[Kind, ...]] = ("event", "trace", "session", "user")
@@ -107,7 +107,7 @@ class IndexBuilder:
     def __init__(self) -> None:
         self._hashes: dict[Kind, list[U32]] = {kind: [] for kind in KINDS}
         self._groups: dict[Kind, list[int]] = {kind: [] for kind in KINDS}
-        self._counts: Counts = {}
+        self._counts = NONE
 
     def add(self, group: int, kind: Kind, hashes: U32) -> None:
         """Add the ids of a row group, of which the next ones have greater numbers. Raises `ValueError` for more row
@@ -117,7 +117,7 @@ class IndexBuilder:
         self._hashes[kind].append(hashes)
         self._groups[kind].append(group)
 
-    def set_counts(self, counts: Counts) -> None:
+    def set_counts(self, counts: UserCounts) -> None:
         """Set how many events users have; of those who are not there, nothing is said."""
         self._counts = counts
 
@@ -138,26 +138,27 @@ class IndexBuilder:
             checksums = np.array([xxhash.xxh3_64_intdigest(page) for page in made], "<u8")
             sections.append(_Section(kind, entries, firsts, checksums.tobytes()))
             pages += made
-        if self._counts:
+        if len(self._counts.keys):
             section, made = _counted(self._counts)
             sections.append(section)
             pages += made
         listed = msgspec.msgpack.encode(sections)
         header = msgspec.msgpack.encode([xxhash.xxh3_64_intdigest(listed), Raw(listed)])
-        magic = MAGIC if self._counts else OLDER
+        magic = MAGIC if len(self._counts.keys) else OLDER
         return b"".join([magic, len(header).to_bytes(_LENGTH, "little"), header, *pages])
 
 
-def _counted(counts: Counts) -> tuple[_Section, list[bytes]]:
+def _counted(counts: UserCounts) -> tuple[_Section, list[bytes]]:
     """Return the section of the counts, and its pages."""
-    keys, tallies = [key_of(*each) for each in counts], [*counts.values()]
-    hashes = text_hashes(keys)
+    _, offsets, data = counts.keys.buffers()
+    ends = np.frombuffer(offsets, np.int32)[counts.keys.offset : counts.keys.offset + len(counts.keys) + 1]
+    hashes = hashes_at(data, ends[:-1].astype(np.int64), ends[1:].astype(np.int64))
     order = np.argsort(hashes, kind="stable")
     parts = [order[start : start + PAGE] for start in range(0, len(order), PAGE)]
-    made = [page_of(hashes[part], [keys[at] for at in part], [tallies[at] for at in part]) for part in parts]
+    made = [page_of(hashes[part], counts.of(part)) for part in parts]
     checksums = np.array([xxhash.xxh3_64_intdigest(page) for page in made], "<u8").tobytes()
     firsts, sizes = hashes[order][::PAGE].astype(_HASH), np.array([*map(len, made)], "<u4")
-    return _Section("counts", len(keys), firsts.tobytes(), checksums, sizes.tobytes()), made
+    return _Section("counts", len(order), firsts.tobytes(), checksums, sizes.tobytes()), made
 
 
 def sorted_pairs(hashes: Sequence[U32], groups: Sequence[int]) -> tuple[bytes, bytes]:

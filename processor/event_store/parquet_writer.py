@@ -120,7 +120,8 @@ class RecentTables:
     """The rows of segments that were written last. For the threads of the cuts and of the merging."""
 
     def __init__(self) -> None:
-        self._tables: dict[str, Any] = {}
+        self._tables: dict[str, tuple[Any, int]] = {}
+        """And the bytes of each."""
         self._size = 0
         self._lock = Lock()
 
@@ -130,14 +131,16 @@ class RecentTables:
             return
         with self._lock:
             self._remove(name)
-            self._tables[name] = table
-            self._size += table.nbytes
+            size = table.nbytes
+            self._tables[name] = table, size
+            self._size += size
             while self._size > MOST_RECENT:
                 self._remove(next(iter(self._tables)))
 
     def get(self, name: str) -> Any:
         """Return the rows of a segment; None: they are not kept."""
-        return self._tables.get(name)
+        table, _ = self._tables.get(name, (None, 0))
+        return table
 
     def keep(self, names: Iterable[str]) -> None:
         """Let go of the rows of all other segments."""
@@ -152,9 +155,8 @@ class RecentTables:
                 self._remove(name)
 
     def _remove(self, name: str) -> None:
-        table = self._tables.pop(name, None)
-        if table is not None:
-            self._size -= table.nbytes
+        _, size = self._tables.pop(name, (None, 0))
+        self._size -= size
 
 
 def _prepared(tables: Iterator[Any], payload_before: int, between: Callable[[], None]) -> Iterator[Any]:

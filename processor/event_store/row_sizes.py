@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from processor.core.kernel.loaded import kernel
 from processor.event_store.schema import ROW_BYTES, WRITTEN, row_bytes
 
 AT_ONCE: Final = 512 << 10
@@ -29,7 +30,7 @@ MOST_ROWS: Final = 1 << 13
 _KEY: Final = "spendstream.rows_at_once"
 """`rows:bytes` of each row group, in their order: of so many rows, counted from its start, none of the parts has more
 bytes in memory. Not there: the rows are even, and `ROW_BYTES` says enough."""
-_COMMON: Final = 64 << 10
+COMMON: Final = 64 << 10
 """Bytes of a dictionary whose texts are not counted: it stays one when it is read."""
 
 I64 = NDArray[np.int64]
@@ -123,11 +124,19 @@ def stretches(table: Any) -> Iterator[Any]:
 def of_runs(table: Any, rows: int) -> I64:
     """Return the bytes in memory of each run of so many rows of a table, which has one chunk a column; the last one may
     have fewer. Looks at where texts begin at the bounds of the runs, not at each row."""
+    batches = table.to_batches()
+    if kernel is None or len(batches) != 1:
+        return listed_of_runs(table, rows)
+    return np.frombuffer(kernel.bytes_of_runs(*batches[0].__arrow_c_array__(), rows, FIXED, COMMON), np.int64)
+
+
+def listed_of_runs(table: Any, rows: int, common: int = COMMON) -> I64:
+    """Return the same, column by column: the twin of the kernel's `bytes_of_runs`, five times as slow."""
     bounds = np.append(np.arange(0, table.num_rows, rows), table.num_rows)
-    found = _FIXED * np.diff(bounds)
+    found = FIXED * np.diff(bounds)
     for name in _OTHERS:
         array = table.column(name).chunk(0)
-        if not pa.types.is_dictionary(array.type) or array.dictionary.nbytes > _COMMON:
+        if not pa.types.is_dictionary(array.type) or array.dictionary.nbytes > common:
             found += _of_runs(array, bounds)
     return found
 
@@ -139,7 +148,7 @@ def _width(kind: Any) -> int:
     return kind.bit_width // 8 if pa.types.is_primitive(kind) or pa.types.is_decimal(kind) else 4
 
 
-_FIXED: Final = sum(_width(field.type) for field in WRITTEN)
+FIXED: Final = sum(_width(field.type) for field in WRITTEN)
 _OTHERS: Final = [
     field.name for field in WRITTEN if not (pa.types.is_primitive(field.type) or pa.types.is_decimal(field.type))
 ]

@@ -4,6 +4,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from processor.core.kernel.loaded import kernel
+
 VERSION: Final = 1
 
 _TEXT: Final = pa.string()
@@ -58,6 +60,16 @@ WRITTEN: Final[Any] = pa.schema(
 def bytes_of(table: Any) -> int:
     """Return how many bytes the rows of a table of `WRITTEN` take in memory. Of a dictionary, which other rows may have
     in common with them, only as many texts count as there are rows."""
+    if kernel is not None:
+        batches = table.to_batches()
+        if len(batches) == 1:
+            found: int = kernel.batch_bytes(*batches[0].__arrow_c_array__())
+            return found
+    return listed_bytes_of(table)
+
+
+def listed_bytes_of(table: Any) -> int:
+    """Return the same, column by column: the twin of the kernel's `batch_bytes`, ten times as slow."""
     return sum(_bytes_of_chunk(chunk) for column in table.columns for chunk in column.chunks)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from processor.core.events.fields import KINDS
 from processor.core.kernel.loaded import kernel
 from processor.event_store import compiled_take
+from processor.event_store.compiled_take import TakenPlaces
 from processor.event_store.compiled_values import EventArrays
 from processor.event_store.event_values import Values
 from processor.event_store.rows import I64, Mask, MessageRows
@@ -33,7 +34,7 @@ class ValueArrays:
         homes = np.where(by_twin, compiled + np.cumsum(by_twin), np.cumsum(~by_twin)) - 1
         self._places: I64 = homes[order]
         self._taken = pa.array(self._places)
-        self._rows = self._places.astype(np.int32)
+        self._given = None if kernel is None else TakenPlaces.in_one(self._places.astype(np.int32))
 
     def text(self, name: str) -> Any:
         """Return texts."""
@@ -55,7 +56,7 @@ class ValueArrays:
         found = pieces[0] if len(pieces) == 1 else pa.concat_arrays(pieces)
         if found.null_count == len(found):
             return pa.nulls(len(found), kind)
-        return found.take(self._taken) if kernel is None else compiled_take.array(found, self._rows)
+        return found.take(self._taken) if self._given is None else compiled_take.array(found, self._given)
 
     def _listed(self, name: str) -> list[Any]:
         """Return a field of `event_values.VALUES`, as the twin has read it."""
@@ -109,8 +110,8 @@ class ValueArrays:
         counts = self._counts(name)
         if not counts.any():
             return pa.nulls(len(counts), kind)
-        if kernel is not None:
-            return self._compiled_collection(name, kind, counts)
+        if self._given is not None:
+            return self._compiled_collection(name, kind, counts, self._given)
         firsts, lengths = (np.cumsum(counts) - counts)[self._places], counts[self._places]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         places = pa.array(np.repeat(firsts - offsets[:-1], lengths) + np.arange(offsets[-1]))
@@ -118,10 +119,10 @@ class ValueArrays:
         keys = None if keys is None else keys.take(places)
         return _collection(offsets, lengths == 0, keys, items.take(places))
 
-    def _compiled_collection(self, name: str, kind: Any, counts: NDArray[np.int64]) -> Any:
+    def _compiled_collection(self, name: str, kind: Any, counts: NDArray[np.int64], places: TakenPlaces) -> Any:
         offsets = np.concatenate([[0], np.cumsum(counts)])
         found = _collection(offsets, counts == 0, *self._laid_out(name, kind))
-        return compiled_take.array(found, self._rows)
+        return compiled_take.array(found, places)
 
     def _laid_out(self, name: str, kind: Any) -> tuple[Any, Any]:
         """Return the keys, None for lists, and the items of all events, end to end."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from processor.core.kernel.loaded import kernel
-from processor.event_store import id_index, merge, segment_file, segment_sums
+from processor.event_store import id_index, merge, row_sizes, schema, segment_file, segment_sums, user_counts
 from processor.event_store.compiled_parquet import CompiledParquet
 from processor.event_store.compiled_take import TakenBatch, Taking
 from processor.event_store.row_groups import SETTINGS, PyarrowParquet
@@ -23,7 +23,8 @@ def compare(seed: int) -> Counter[str]:
     """Compare both ways of some rows. Raises `AssertionError`."""
     rng = random.Random(seed)
     tables = [random_table(rng) for _ in range(rng.randint(1, 4))]
-    return _files(rng, tables) + _taken(rng, tables) + _sums(rng, tables[0]) + _entries(rng) + _damaged(rng, tables[0])
+    found = _files(rng, tables) + _taken(rng, tables) + _sums(rng, tables[0]) + _entries(rng)
+    return found + _sizes(rng, tables[0]) + _users(rng, tables[0]) + _damaged(rng, tables[0])
 
 
 def random_table(rng: random.Random) -> Any:
@@ -137,6 +138,26 @@ def _sums(rng: random.Random, table: Any) -> Counter[str]:
     return Counter({"rows added up": rows.stop - rows.start})
 
 
+def _sizes(rng: random.Random, table: Any) -> Counter[str]:
+    """Bytes of rows, of a part of a table too, and with texts of a dictionary that count for each row."""
+    assert kernel is not None
+    batch, rows, common = table.to_batches()[0].__arrow_c_array__(), rng.choice([1, 2, 8, 64, 1000]), row_sizes.COMMON
+    assert kernel.batch_bytes(*batch) == schema.listed_bytes_of(table)
+    if rng.random() < 0.5:
+        common = 0
+    found = kernel.bytes_of_runs(*batch, rows, row_sizes.FIXED, common)
+    assert np.frombuffer(found, np.int64).tolist() == row_sizes.listed_of_runs(table, rows, common).tolist()
+    return Counter({"rows with sizes": table.num_rows})
+
+
+def _users(rng: random.Random, table: Any) -> Counter[str]:
+    users, flags = table.column("user_id").chunk(0), np.array(rng.choices(range(4), k=table.num_rows), np.uint8)
+    found, expected = user_counts.compiled_users(users, flags), user_counts.counted_users(users, flags)
+    assert found.users.equals(expected.users)
+    assert (found.rows.tolist(), found.calls.tolist()) == (expected.rows.tolist(), expected.calls.tolist())
+    return Counter({"users counted": len(found.users)})
+
+
 def _entries(rng: random.Random) -> Counter[str]:
     assert kernel is not None
     most = rng.choice([3, 2**11, 2**32])
@@ -156,15 +177,21 @@ def _damaged(rng: random.Random, table: Any) -> Counter[str]:
     pieces, rows = (np.array([rng.choice([0, 0, 0, *wrong[1:-1]])], kind) for kind in (np.uint16, np.int32))
     whole = [(b"\2\0\0\0\2\1", 0, rng.choice([len(table), *wrong]), 1)]
     data, size = texts.buffers()[2] or b"", len(table)
+    flags = np.zeros(rng.choice([0, size]), np.uint8)
     attempts: list[Callable[[], object]] = [
         lambda: kernel.text_bodies(None, data, changed, texts.offset, size, whole, rng.random() < 0.5),
+        lambda: kernel.counted_texts(None, data, changed, texts.offset, size, flags),
+        lambda: kernel.bytes_of_runs(*_batch_of(changed, size), 1, 0, 0),
+        lambda: kernel.batch_bytes(*_batch_of(changed, size)),
         lambda: kernel.coded_bodies(None, changed, 0, size, data, texts.buffers()[1], 0, 3, whole),
         lambda: kernel.nested_pages(None, changed, 0, size, None, 0, rng.choice([0, size]), False, 10),
         lambda: kernel.number_bodies(None, changed, 0, size, rng.choice([0, 4, 8, 16]), rng.randrange(5), whole),
-        lambda: kernel.take_texts([(None, changed, texts.offset, size, data)], pieces, rows),
-        lambda: kernel.take_lists([(None, changed, 0, size, rng.choice(wrong))], pieces, rows),
-        lambda: kernel.take_codes([(None, changed, 0, size, np.zeros(3, np.int32))], pieces, rows),
-        lambda: kernel.take_numbers([(None, changed, 0, size)], pieces, rows, rng.choice([0, 4, 8, 16])),
+        lambda: kernel.take_texts([(None, changed, texts.offset, size, data)], kernel.taken_places(pieces, rows)),
+        lambda: kernel.take_lists([(None, changed, 0, size, rng.choice(wrong))], kernel.taken_places(pieces, rows)),
+        lambda: kernel.take_codes([(None, changed, 0, size, np.zeros(3, np.int32))], kernel.taken_places(pieces, rows)),
+        lambda: kernel.take_numbers(
+            [(None, changed, 0, size)], kernel.taken_places(pieces, rows), rng.choice([0, 4, 8, 16])
+        ),
     ]
     counts: Counter[str] = Counter()
     for attempt in attempts:
@@ -173,3 +200,14 @@ def _damaged(rng: random.Random, table: Any) -> Counter[str]:
         except ValueError:
             counts["damage refused"] += 1
     return counts
+
+
+def _batch_of(numbers: Any, size: int) -> Any:
+    """A batch in which lists of texts begin at these numbers, and which are those of a dictionary, too."""
+    size = min(size, len(numbers) - 1)
+    changed = pa.py_buffer(numbers)
+    lists = pa.Array.from_buffers(pa.list_(pa.string()), size, [None, changed], children=[pa.array(["a", "bc"] * 40)])
+    few = pa.DictionaryArray.from_buffers(
+        pa.dictionary(pa.int32(), pa.string()), size, [None, changed], pa.array(["d"])
+    )
+    return pa.record_batch([lists, few], ["lists", "few"]).__arrow_c_array__()

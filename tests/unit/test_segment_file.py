@@ -25,7 +25,7 @@ from processor.event_store.manifest import ProjectSums, Segment, segment_id
 from processor.event_store.merge import SegmentUnreadable
 from processor.event_store.parquet_writer import ParquetWriter
 from processor.event_store.schema import SCHEMA, WRITTEN
-from processor.event_store.user_counts import Tally
+from processor.event_store.user_counts import Tally, UserCounts, key_of
 from tests.support.event_store import UNCOUNTED, Row, plain, random_row, table_of
 from tests.support.examples import examples
 
@@ -370,10 +370,12 @@ def test_an_index_that_has_shrunk_since_it_was_opened_is_damaged(tmp_path: Path)
 
 
 def test_users_of_many_pages_are_told_apart_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(id_index, "text_hashes", lambda texts: np.array([len(each) for each in texts], np.uint32))
-    counts = {("p", f"user-{number}"): Tally(number + 5, number) for number in range(3 * id_index.PAGE)}
+    monkeypatch.setattr(id_index, "hashes_at", lambda data, starts, ends: (ends - starts).astype(np.uint32))
+    numbers = np.arange(3 * id_index.PAGE)
     builder = IndexBuilder()
-    builder.set_counts(counts)
+    builder.set_counts(
+        UserCounts(pa.array([key_of("p", f"user-{number}") for number in numbers]), numbers + 5, numbers)
+    )
     (tmp_path / "a.idx").write_bytes(builder.encode())
     index = SegmentIndex(tmp_path / "a.idx")
     for number in [*range(0, 3 * id_index.PAGE, 77), 3 * id_index.PAGE - 1]:
@@ -388,7 +390,7 @@ def test_an_index_without_counts_is_one_that_older_programs_read(tmp_path: Path)
     path = tmp_path / f"{segment.id}.idx"
     assert path.read_bytes().startswith(id_index.OLDER)
     counted = IndexBuilder()
-    counted.set_counts({("default", "u1"): Tally(1, 1)})
+    counted.set_counts(UserCounts(pa.array([key_of("default", "u1")]), np.ones(1, np.int64), np.ones(1, np.int64)))
     assert counted.encode().startswith(id_index.MAGIC)
     finds_every_id(tmp_path, segment, rows)
     assert SegmentIndex(path).tally("default", "u1") is None

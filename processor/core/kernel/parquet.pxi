@@ -17,8 +17,10 @@ cdef extern from *:
     #define BITS_OF(number) ((number) ? 64 - __builtin_clzll(number) : 0)
     /* Short texts in whole words, where that stays within both buffers: a call of memcpy takes longer than the copy. */
     static inline void copy_text(uint8_t *to, const uint8_t *from, int64_t size, const uint8_t *end) {
-      if (size <= 64 && from + 64 <= end) memcpy(to, from, 64);
-      else memcpy(to, from, size);
+      if (size > 64 || end - from < 64) memcpy(to, from, size);
+      else if (size <= 16) memcpy(to, from, 16);
+      else if (size <= 32) memcpy(to, from, 32);
+      else memcpy(to, from, 64);
     }
     """
     int32_t POPCOUNT(uint32_t) nogil
@@ -301,26 +303,29 @@ cdef int begin_page(Out* out, page, int64_t count, int64_t* first, int64_t* last
 
 
 cdef int plain_texts(Out* out, const IdTexts* texts, int64_t first, int64_t last) except -1 nogil:
-    cdef int64_t i, size, total = 0
-    cdef const uint8_t* p
+    # Texts lie one behind the other, so that the offsets say how many bytes there may be at most.
+    cdef const uint8_t* offsets = texts.offsets + 4 * texts.start
+    cdef const uint8_t* data = texts.data if texts.data != NULL else ZEROS
+    cdef const uint8_t* end = data + texts.size
+    cdef int32_t low, high, least = load32(offsets + 4 * first), most = load32(offsets + 4 * last)
+    cdef int64_t i
     cdef uint8_t* to
-    cdef uint32_t length
-    for i in range(first, last):
-        if is_there(texts.there, texts.start + i):
-            if text_at(texts, i, &size) == NULL:
-                with gil:
-                    raise ValueError("a text outside of the data")
-            total += 4 + size
-    more_room(out, total + SLACK)
+    cdef bint fits = 0 <= least <= most <= texts.size
+    if fits:
+        more_room(out, 4 * (last - first) + most - least + SLACK)
     to = out.at + out.used
     for i in range(first, last):
+        low, high = load32(offsets + 4 * i), load32(offsets + 4 * (i + 1))
+        if not (fits and least <= low <= high <= most):
+            with gil:
+                raise ValueError("a text outside of the data")
+        least = high
         if is_there(texts.there, texts.start + i):
-            p = text_at(texts, i, &size)
-            length = <uint32_t>size
-            memcpy(to, &length, 4)
-            copy_text(to + 4, p, size, texts.data + texts.size)
-            to += 4 + size
-    out.used += total
+            high -= low
+            memcpy(to, &high, 4)
+            copy_text(to + 4, data + low, high, end)
+            to += 4 + high
+    out.used = to - out.at
     return 0
 
 
@@ -448,6 +453,55 @@ def text_bodies(there, data, offsets, int64_t start, int64_t count, list pages n
         close_texts(&texts)
         free(codes)
         free(out.at)
+        free(dictionary.at)
+
+
+def counted_texts(there, data, offsets, int64_t start, int64_t count, flags):
+    """Of the different texts of an Arrow array, in the order in which they come, the row of each that is the first one
+    (int32), how many rows have it, and how many of those that are calls (int64), whose flag (a byte a row) is odd. None:
+    they take more than a dictionary may."""
+    cdef IdTexts texts
+    cdef Out dictionary
+    cdef Views views
+    cdef const uint8_t* marks
+    cdef int32_t* codes = NULL
+    cdef int32_t* firsts
+    cdef int64_t* rows
+    cdef int64_t* calls
+    cdef int64_t known = 0, plain = 0, used = 0, i
+    views.count = 0
+    memset(&dictionary, 0, sizeof(Out))
+    memset(&texts, 0, sizeof(IdTexts))
+    try:
+        open_texts(&texts, there, data, offsets, start, count)
+        marks = <const uint8_t*>opened(&views, flags, count, 1)
+        codes = <int32_t*>malloc((count + 1) * sizeof(int32_t))
+        if codes == NULL:
+            raise MemoryError
+        more_room(&dictionary, 1)
+        known = number_texts(&dictionary, &texts, codes, &plain)
+        if known < 0:
+            return None
+        found_firsts = PyBytes_FromStringAndSize(NULL, 4 * known)
+        found_rows, found_calls = PyBytes_FromStringAndSize(NULL, 8 * known), PyBytes_FromStringAndSize(NULL, 8 * known)
+        firsts = <int32_t*>PyBytes_AsString(found_firsts)
+        rows, calls = <int64_t*>PyBytes_AsString(found_rows), <int64_t*>PyBytes_AsString(found_calls)
+        with nogil:
+            memset(rows, 0, 8 * known)
+            memset(calls, 0, 8 * known)
+            for i in range(count):
+                if codes[i] < 0:
+                    continue
+                if codes[i] == used:
+                    firsts[used] = <int32_t>i
+                    used += 1
+                rows[codes[i]] += 1
+                calls[codes[i]] += marks[i] & 1
+        return found_firsts, found_rows, found_calls
+    finally:
+        close_texts(&texts)
+        close(&views)
+        free(codes)
         free(dictionary.at)
 
 

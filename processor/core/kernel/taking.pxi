@@ -1,7 +1,70 @@
 # Rows of several Arrow arrays as one: what joining the arrays and then taking from the whole gives, without the whole.
 #
-# Row i of the result is row `rows[i]` (int32) of array `pieces[i]` (uint16). All functions return the bits of the rows that
-# are there, None: all, and then the other buffers. They raise `ValueError` for what does not lie in the buffers.
+# Row i of the result is row `rows[i]` (int32) of array `pieces[i]` (uint16): `taken_places` copies both and notes how many
+# rows each array has to have at least, so that this is not compared row by row for each column, half of what numbers
+# took. All other functions return the bits of the rows that are there, None: all, and then the other buffers. They raise
+# `ValueError` for what does not lie in the buffers.
+
+cdef extern from *:
+    """
+    static const char PLACES_NAME[] = "spendstream.places";
+    static void free_places(PyObject *capsule) { free(PyCapsule_GetPointer(capsule, PLACES_NAME)); }
+    static PyObject *places_capsule(void *places) { return PyCapsule_New(places, PLACES_NAME, free_places); }
+    static void *places_in(PyObject *capsule) { return PyCapsule_GetPointer(capsule, PLACES_NAME); }
+    """
+    object places_capsule(void*)
+    void* places_in(object) except NULL
+
+cdef struct TakenPlaces:
+    int64_t count
+    int64_t known      # arrays that are named, by their numbers at most
+    int64_t* ends      # of each of them, the greatest row and one
+    int32_t* rows
+    uint16_t* pieces
+
+
+cdef TakenPlaces* new_places(int64_t count, int64_t known) except NULL:
+    # In one piece of memory.
+    cdef TakenPlaces* places = <TakenPlaces*>malloc(sizeof(TakenPlaces) + 8 * known + 6 * count)
+    if places == NULL:
+        raise MemoryError
+    places.count, places.known = count, known
+    places.ends = <int64_t*>(places + 1)
+    places.rows = <int32_t*>(places.ends + known)
+    places.pieces = <uint16_t*>(places.rows + count)
+    memset(places.ends, 0, 8 * known)
+    return places
+
+
+def taken_places(pieces, rows):
+    """TakenPlaces that rows are taken from, for the functions below."""
+    cdef Views views
+    cdef TakenPlaces* places = NULL
+    cdef const int32_t* from_rows
+    cdef const uint16_t* from_pieces
+    cdef int64_t i, count
+    cdef uint16_t most = 0
+    cdef int32_t least = 0
+    views.count = 0
+    try:
+        from_rows = <const int32_t*>opened(&views, rows, -1, 4)
+        count = views.view[0].len // 4
+        from_pieces = <const uint16_t*>opened(&views, pieces, count, 2)
+        for i in range(count):
+            most = max(most, from_pieces[i])
+            least = min(least, from_rows[i])
+        if least < 0:
+            raise ValueError("a row that is not there")
+        places = new_places(count, <int64_t>most + 1 if count else 0)
+        memcpy(places.rows, from_rows, 4 * count)
+        memcpy(places.pieces, from_pieces, 2 * count)
+        for i in range(count):
+            if places.rows[i] >= places.ends[places.pieces[i]]:
+                places.ends[places.pieces[i]] = <int64_t>places.rows[i] + 1
+        return places_capsule(places)
+    finally:
+        close(&views)
+
 
 cdef struct TakenArray:
     Py_buffer views[3]
@@ -19,7 +82,6 @@ cdef struct Taken:
     const uint16_t* pieces
     const int32_t* rows
     int64_t count
-    Views views
 
 
 cdef const uint8_t* taken_view(TakenArray* array, object data, int64_t size) except? NULL:
@@ -31,20 +93,14 @@ cdef const uint8_t* taken_view(TakenArray* array, object data, int64_t size) exc
     return <const uint8_t*>view.buf
 
 
-cdef int open_places(Taken* taken, pieces, rows) except -1:
-    taken.views.count = 0
-    taken.arrays, taken.known = NULL, 0
-    taken.rows = <const int32_t*>opened(&taken.views, rows, -1, 4)
-    taken.count = taken.views.view[0].len // 4
-    taken.pieces = <const uint16_t*>opened(&taken.views, pieces, taken.count, 2)
-    return 0
-
-
-cdef int open_taken(Taken* taken, list arrays, pieces, rows, int64_t width) except -1:
+cdef int open_taken(Taken* taken, list arrays, places, int64_t width) except -1:
     # Arrays as (bits, data, start, count), and more. `width`: bytes of an item, 0: a bit.
+    cdef const TakenPlaces* given = <const TakenPlaces*>places_in(places)
     cdef TakenArray* array
     cdef int64_t size
-    open_places(taken, pieces, rows)
+    taken.pieces, taken.rows, taken.count = given.pieces, given.rows, given.count
+    if given.known > len(arrays):
+        raise ValueError("an array that is not there")
     taken.arrays = <TakenArray*>calloc(len(arrays) + 1, sizeof(TakenArray))
     if taken.arrays == NULL:
         raise MemoryError
@@ -54,6 +110,8 @@ cdef int open_taken(Taken* taken, list arrays, pieces, rows, int64_t width) exce
         array.start, array.count = each[2], each[3]
         if array.start < 0 or array.count < 0:
             raise ValueError("no rows")
+        if taken.known <= given.known and given.ends[taken.known - 1] > array.count:
+            raise ValueError("a row that is not there")
         size = array.start + array.count
         if each[0] is not None:
             array.there = taken_view(array, each[0], (size + 7) >> 3)
@@ -68,29 +126,6 @@ cdef void close_taken(Taken* taken) noexcept:
         for k in range(taken.arrays[i].open_views):
             PyBuffer_Release(taken.arrays[i].views + k)
     free(taken.arrays)
-    close(&taken.views)
-
-
-cdef int check_places(const Taken* taken) except -1:
-    # All rows lie in their arrays.
-    cdef int64_t i
-    cdef uint16_t piece
-    cdef bint fits = True
-    cdef uint32_t* limits = <uint32_t*>malloc((taken.known + 1) * sizeof(uint32_t))
-    if limits == NULL:
-        raise MemoryError
-    for i in range(taken.known):
-        limits[i] = <uint32_t>min(taken.arrays[i].count, 0x7FFFFFFF)
-    with nogil:
-        for i in range(taken.count):
-            piece = taken.pieces[i]
-            if piece >= taken.known or <uint32_t>taken.rows[i] >= limits[piece]:
-                fits = False
-                break
-    free(limits)
-    if not fits:
-        raise ValueError("a row that is not there")
-    return 0
 
 
 cdef object taken_bits(const Taken* taken, int64_t* nulls):
@@ -98,7 +133,6 @@ cdef object taken_bits(const Taken* taken, int64_t* nulls):
     cdef const TakenArray* array
     cdef uint8_t* bits
     cdef bint is_whole = True
-    check_places(taken)
     for i in range(taken.known):
         is_whole = is_whole and taken.arrays[i].there == NULL
     nulls[0] = 0
@@ -117,18 +151,17 @@ cdef object taken_bits(const Taken* taken, int64_t* nulls):
     return found if nulls[0] else None
 
 
-def take_numbers(list arrays not None, pieces, rows, int64_t width):
+def take_numbers(list arrays not None, places, int64_t width):
     """Rows of numbers of 4, 8 or 16 bytes, or of truths (0); arrays as (bits, data, start, count)."""
     cdef Taken taken
     cdef const TakenArray* array
-    cdef const uint8_t* p
     cdef uint8_t* to
     cdef int64_t i, nulls, place
     if width not in (0, 4, 8, 16):
         raise ValueError("numbers of another size")
     memset(&taken, 0, sizeof(Taken))
     try:
-        open_taken(&taken, arrays, pieces, rows, width)
+        open_taken(&taken, arrays, places, width)
         bits = taken_bits(&taken, &nulls)
         size = width * taken.count if width else (taken.count + 7) >> 3
         found = PyBytes_FromStringAndSize(NULL, size)
@@ -152,7 +185,7 @@ def take_numbers(list arrays not None, pieces, rows, int64_t width):
         close_taken(&taken)
 
 
-def take_codes(list arrays not None, pieces, rows):
+def take_codes(list arrays not None, places):
     """Rows of numbers (int32) of dictionaries; arrays as (bits, numbers, start, count, names), where `names` says what
     each number of the array's dictionary is in the result's (int32)."""
     cdef Taken taken
@@ -164,7 +197,7 @@ def take_codes(list arrays not None, pieces, rows):
     cdef bint fits = True
     memset(&taken, 0, sizeof(Taken))
     try:
-        open_taken(&taken, arrays, pieces, rows, 4)
+        open_taken(&taken, arrays, places, 4)
         for i in range(taken.known):
             opened_array = taken.arrays + i
             opened_array.names = taken_view(opened_array, arrays[i][4], 0)
@@ -190,73 +223,80 @@ def take_codes(list arrays not None, pieces, rows):
         close_taken(&taken)
 
 
-def take_texts(list arrays not None, pieces, rows):
+def take_texts(list arrays not None, places):
     """Rows of texts; arrays as (bits, offsets, start, count, data)."""
     cdef Taken taken
-    cdef const TakenArray* array
     cdef IdTexts* texts = NULL
+    cdef const IdTexts* array
+    cdef const uint8_t** found_at = NULL
+    cdef const uint8_t** ends = NULL
     cdef const uint8_t* p
     cdef uint8_t* to
-    cdef uint8_t* bounds
+    cdef int32_t* bounds
     cdef int64_t i, nulls, size, total = 0, known = 0
-    cdef int32_t end
+    cdef int32_t row
+    cdef uint16_t piece
     cdef bint fits = True
     memset(&taken, 0, sizeof(Taken))
     try:
-        open_taken(&taken, arrays, pieces, rows, 4)
+        open_taken(&taken, arrays, places, 4)
         bits = taken_bits(&taken, &nulls)
         texts = <IdTexts*>calloc(len(arrays) + 1, sizeof(IdTexts))
-        if texts == NULL:
+        found_at = <const uint8_t**>malloc((taken.count + 1) * sizeof(void*))
+        ends = <const uint8_t**>malloc((len(arrays) + 1) * sizeof(void*))
+        if texts == NULL or found_at == NULL or ends == NULL:
             raise MemoryError
         for each in arrays:
             known += 1
             open_texts(texts + known - 1, each[0], each[4], each[1], each[2], each[3])
+            ends[known - 1] = texts[known - 1].data + texts[known - 1].size
         offsets = PyBytes_FromStringAndSize(NULL, 4 * (taken.count + 1))
-        bounds = <uint8_t*>PyBytes_AsString(offsets)
+        bounds = <int32_t*>PyBytes_AsString(offsets)
+        # Where each text lies is looked up once: the copies go by this, and by the bounds.
         with nogil:
             for i in range(taken.count):
-                end = <int32_t>total
-                memcpy(bounds + 4 * i, &end, 4)
-                if is_there(texts[taken.pieces[i]].there, texts[taken.pieces[i]].start + taken.rows[i]):
-                    if text_at(texts + taken.pieces[i], taken.rows[i], &size) == NULL:
+                bounds[i] = <int32_t>total
+                array, row = texts + taken.pieces[i], taken.rows[i]
+                if is_there(array.there, array.start + row):
+                    found_at[i] = text_at(array, row, &size)
+                    if found_at[i] == NULL:
                         fits = False
                         break
                     total += size
-            end = <int32_t>total
-            memcpy(bounds + 4 * taken.count, &end, 4)
+            bounds[taken.count] = <int32_t>total
         if not fits or total > 0x7FFFFFFF - SLACK:
             raise ValueError("a text outside of the data")
         found = bytearray(total + SLACK)
         to = <uint8_t*>PyByteArray_AsString(found)
         with nogil:
             for i in range(taken.count):
-                if is_there(texts[taken.pieces[i]].there, texts[taken.pieces[i]].start + taken.rows[i]):
-                    p = text_at(texts + taken.pieces[i], taken.rows[i], &size)
-                    copy_text(to, p, size, texts[taken.pieces[i]].data + texts[taken.pieces[i]].size)
-                    to += size
+                size = bounds[i + 1] - bounds[i]
+                if size:
+                    copy_text(to + bounds[i], found_at[i], size, ends[taken.pieces[i]])
         return bits, offsets, found, nulls
     finally:
         if texts != NULL:
             for i in range(known):
                 close_texts(texts + i)
             free(texts)
+        free(found_at)
+        free(ends)
         close_taken(&taken)
 
 
-def take_lists(list arrays not None, pieces, rows):
-    """Rows of lists or maps; arrays as (bits, offsets, start, count, items). Instead of items, for each the piece
-    (uint16) and the row (int32) that it is to be taken from."""
+def take_lists(list arrays not None, places):
+    """Rows of lists or maps; arrays as (bits, offsets, start, count, items). Instead of items, the places that they are
+    to be taken from, and how many these are."""
     cdef Taken taken
     cdef const TakenArray* array
+    cdef TakenPlaces* of_items
     cdef uint8_t* bounds
-    cdef uint8_t* homes
-    cdef uint8_t* places
     cdef int64_t i, nulls, total = 0, items
     cdef int32_t end, low, high, k
     cdef bint fits = True
     memset(&taken, 0, sizeof(Taken))
     try:
-        open_taken(&taken, arrays, pieces, rows, 4)
+        open_taken(&taken, arrays, places, 4)
         for i in range(taken.known):
             taken.arrays[i].items = arrays[i][4]
             if taken.arrays[i].views[taken.arrays[i].open_views - 1].len < 4 * (taken.arrays[i].start + taken.arrays[i].count + 1):
@@ -284,9 +324,8 @@ def take_lists(list arrays not None, pieces, rows):
             memcpy(bounds + 4 * taken.count, &end, 4)
         if not fits:
             raise ValueError("items outside of the data")
-        item_pieces = PyBytes_FromStringAndSize(NULL, 2 * total)
-        item_rows = PyBytes_FromStringAndSize(NULL, 4 * total)
-        homes, places = <uint8_t*>PyBytes_AsString(item_pieces), <uint8_t*>PyBytes_AsString(item_rows)
+        of_items = new_places(total, taken.known)
+        places_of_items = places_capsule(of_items)
         items = 0
         with nogil:
             for i in range(taken.count):
@@ -296,9 +335,10 @@ def take_lists(list arrays not None, pieces, rows):
                 memcpy(&low, array.data + 4 * (array.start + taken.rows[i]), 4)
                 memcpy(&high, array.data + 4 * (array.start + taken.rows[i] + 1), 4)
                 for k in range(low, high):
-                    memcpy(homes + 2 * items, taken.pieces + i, 2)
-                    memcpy(places + 4 * items, &k, 4)
+                    of_items.pieces[items] = taken.pieces[i]
+                    of_items.rows[items] = k
                     items += 1
-        return bits, offsets, item_pieces, item_rows, nulls
+                of_items.ends[taken.pieces[i]] = max(of_items.ends[taken.pieces[i]], high)
+        return bits, offsets, places_of_items, total, nulls
     finally:
         close_taken(&taken)
