@@ -98,6 +98,9 @@ STALLED: Final = 120.0
 MAX_CONNECTIONS: Final = 1024
 RETRIES: Final = 3
 """Snapshots that are tried, where compaction deletes files between the snapshot and the reading."""
+STOP_PATIENCE: Final = 8.0
+"""Seconds that this process has to end, as a worker has: without a supervisor it would wait for ever for a question
+that hangs."""
 SCRUB_EVERY: Final = 5.0
 """Seconds between two looks how far the check of the store's files is."""
 
@@ -443,12 +446,21 @@ def _written(folder: Path, data: memoryview) -> IO[bytes]:
 async def run(settings: Settings, bounds: QueryBounds) -> None:
     """Answer questions until SIGTERM or SIGINT. Raises `LogError` and `OSError`.
 
-    Where another query process serves the data directory, waits until that one has ended.
+    Where another query process serves the data directory, waits until that one has ended. The process ends within
+    `STOP_PATIENCE` of the signal, whatever it waits for.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        if not stop.is_set():
+            stop.set()
+            late = threading.Timer(STOP_PATIENCE, _end_late)  # the event loop's end waits for its threads, too
+            late.daemon = True
+            late.start()
+
     for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.set)
+        loop.add_signal_handler(signum, end)
     step_back(NICENESS)
     sys.setswitchinterval(SWITCH)
     open_files.raise_limit()
@@ -483,6 +495,11 @@ async def run(settings: Settings, bounds: QueryBounds) -> None:
         get_logger().info("query.ready", memory=bounds.memory, threads=bounds.threads, timeout=bounds.timeout)
         print(json.dumps({"event": "ready", "role": "query"}), flush=True)  # noqa: T201 - the ready line
         await stop.wait()
+
+
+def _end_late() -> None:
+    get_logger().warning("query.killed", after=STOP_PATIENCE)
+    os._exit(0)
 
 
 class _Notifier:
