@@ -30,6 +30,7 @@ from processor.event_store.directory_storage import DirectoryStorage
 from processor.event_store.first_build import BuildReport
 from processor.event_store.scrub_round import Round, age, read_rounds
 from processor.log.address import LogAddress
+from processor.log.data_directory import make_data_directory
 from processor.log.errors import Locked
 from processor.log.file_lock import FileLock
 from processor.settings import Settings
@@ -464,7 +465,7 @@ async def run(settings: Settings, bounds: QueryBounds) -> None:
     step_back(NICENESS)
     sys.setswitchinterval(SWITCH)
     open_files.raise_limit()
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_data_directory(settings.data_dir)
     async with AsyncExitStack() as stack:
         lock = FileLock(settings.data_dir / LOCK)
         stack.callback(lock.close)
