@@ -28,6 +28,7 @@ from processor.core.clock import SECOND
 from processor.event_store import skips
 from processor.event_store.directory_storage import DirectoryStorage
 from processor.event_store.first_build import BuildReport
+from processor.event_store.manifest import Segment
 from processor.event_store.scrub_round import Round, age, read_rounds
 from processor.log.address import LogAddress
 from processor.log.data_directory import make_data_directory
@@ -132,7 +133,7 @@ class QueryServer:
         engine: Engine,
         follower: Followed,
         clock: Callable[[], int],
-        open_index: Callable[[Path], SegmentIds] = dispatch.open_index,
+        open_index: Callable[[Path, Segment], SegmentIds] = dispatch.open_index,
     ) -> None:
         self._directory = directory
         self._engine = engine
