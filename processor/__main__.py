@@ -16,6 +16,7 @@ with without_collections():
     from processor.app import Application
     from processor.core.kernel.loaded import RUNNING
     from processor.core.visible import visible_lines
+    from processor.log.data_directory import make_data_directory
     from processor.log.embedded.checkpointer import Checkpointer
     from processor.log.errors import LogError, LogUnavailable
     from processor.log.file_lock import FileLock
@@ -46,7 +47,7 @@ def main() -> int:
         settings = load(Settings)
         logs.configure(settings, "worker")
         tracing.configure(settings, "worker")
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_data_directory(settings.data_dir)
         lock = FileLock(settings.data_dir / "worker.lock")
         lock.acquire("another worker runs on this data directory", LOCK_PATIENCE)
         remove_scratch(settings.data_dir)

@@ -54,12 +54,32 @@ Size = Annotated[int, BeforeValidator(_size)]
 """A number of bytes, like 1073741824, 512MiB or 2 GiB."""
 
 
+def in_full(name: str) -> Path:
+    """Return the path of a file or directory as it was named, `~` as the home directory. Raises `ValueError`."""
+    if not name.strip():  # it would be the current directory
+        raise ValueError("must not be empty: name a file or directory, or leave the setting out")
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise ValueError(f"there is no home directory of {name.partition('/')[0]}: write the path in full") from None
+
+
+def _path(value: object) -> object:
+    return in_full(value) if isinstance(value, str) else value
+
+
+PATH: Final = BeforeValidator(_path)
+"""For each setting that names a file or directory."""
+
+
 class Settings(BaseModel):
     """The settings of the worker, which all other roles have too."""
 
     model_config = ConfigDict(extra="ignore", validate_default=True)
 
-    data_dir: Path = Field(Path(".spendstream"), description="Directory of everything that must survive a restart")
+    data_dir: Annotated[Path, PATH] = Field(
+        Path(".spendstream"), description="Directory of everything that must survive a restart"
+    )
     broker: Annotated[str, AfterValidator(_broker)] = Field(
         "sqlite://", description="The log: sqlite:// (one file in the data directory) or kafka://host:port;host:port"
     )
@@ -78,7 +98,7 @@ class Settings(BaseModel):
     event_store: bool = Field(
         True, description="Keep the events in a store of their own, and answer questions about them; off: sums only"
     )
-    store_dir: Path | None = Field(
+    store_dir: Annotated[Path | None, PATH] = Field(
         None,
         description="Directory of the event store; on Kafka one that all stores and queries see. Not given: events in "
         "the data directory",
@@ -116,9 +136,9 @@ class Settings(BaseModel):
     )
     kafka_username: str | None = Field(None, description="SASL user")
     kafka_password: str | None = Field(None, description="SASL password")
-    kafka_ca: Path | None = Field(None, description="PEM certificates of the authorities to trust")
-    kafka_cert: Path | None = Field(None, description="PEM certificate of this client, for mutual TLS")
-    kafka_key: Path | None = Field(None, description="PEM private key of that certificate")
+    kafka_ca: Annotated[Path | None, PATH] = Field(None, description="PEM certificates of the authorities to trust")
+    kafka_cert: Annotated[Path | None, PATH] = Field(None, description="PEM certificate of this client, for mutual TLS")
+    kafka_key: Annotated[Path | None, PATH] = Field(None, description="PEM private key of that certificate")
     kafka_replication: int = Field(
         3, ge=1, le=9, description="Copies of each partition when topics are made; no more than there are brokers"
     )
@@ -152,9 +172,9 @@ def load(kind: type[S], **flags: Any) -> S:
         raise SettingsError("wrong settings:\n" + "\n".join(lines)) from None
     except (ValueError, OSError) as error:  # the file is not TOML, or may not be read
         raise SettingsError(f"cannot read {os.environ.get(CONFIG_VARIABLE, CONFIG_FILE)}: {error}") from None
-    settings.data_dir = settings.data_dir.expanduser().absolute()
+    settings.data_dir = settings.data_dir.absolute()
     if settings.store_dir is not None:
-        settings.store_dir = settings.store_dir.expanduser().absolute()
+        settings.store_dir = settings.store_dir.absolute()
     return settings
 
 
@@ -166,9 +186,21 @@ def _from_variables(kind: type[Settings], variables: Mapping[str, str]) -> dict[
 
 
 def _from_file() -> dict[str, Any]:
-    """Return what the TOML file has; nothing if there is no such file. Raises `ValueError` if it is not TOML."""
-    path = Path(os.environ.get(CONFIG_VARIABLE, CONFIG_FILE)).expanduser()
-    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """Return what the TOML file has; nothing if none is named and there is none. Raises `SettingsError` if one is named
+    and is missing, and `ValueError` if it is not TOML.
+
+    A pipe is no such file: the processes of `serve` read it one after the other.
+    """
+    named = os.environ.get(CONFIG_VARIABLE)
+    path = Path(os.path.expanduser(CONFIG_FILE if named is None else named))  # noqa: PTH111 - it raises for no user
+    if path.is_file() or named == os.devnull:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    if named is None:
+        return {}
+    raise SettingsError(
+        f"there is no file {named or '(the name is empty)'} (--config, {CONFIG_VARIABLE}): name a TOML file, or leave "
+        "it out"
+    )
 
 
 def _of_setting(location: tuple[int | str, ...]) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from processor.core.events.event import Handling
-from processor.settings import Settings, Size
+from processor.settings import PATH, Settings, Size
 from server.alerts.signing import secret_bytes
 from server.otlp.content import Content
 from server.otlp.kinds import Which
@@ -78,8 +78,8 @@ class ServerSettings(Settings):
     max_lag: float = Field(
         30, gt=0, description="Seconds without progress of the worker, with work waiting, after which /readyz is 503"
     )
-    tls_cert: Path | None = Field(None, description="PEM certificate chain: TLS for both APIs")
-    tls_key: Path | None = Field(None, description="PEM private key of the certificate")
+    tls_cert: Annotated[Path | None, PATH] = Field(None, description="PEM certificate chain: TLS for both APIs")
+    tls_key: Annotated[Path | None, PATH] = Field(None, description="PEM private key of the certificate")
 
     max_users: int = Field(10_000_000, ge=1, description="Users of a project; events of further users are rejected")
     max_models: int = Field(10_000, ge=1, description="Models of a project; events of further models are rejected")

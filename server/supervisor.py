@@ -20,6 +20,7 @@ from processor import lifeline
 from processor.core.visible import visible
 from processor.log import losses
 from processor.log.address import LogAddress
+from processor.log.data_directory import make_data_directory
 from processor.log.embedded.checkpointer import EXIT_BROKEN
 from processor.log.file_lock import LOOK, FileLock
 from processor.log.following import EXIT_DAMAGED
@@ -162,7 +163,7 @@ class Child:
 
 async def run(settings: ServerSettings, environment: Mapping[str, str]) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code. `environment` has the settings for the children."""
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_data_directory(settings.data_dir)
     lock = FileLock(settings.data_dir / server_address.LOCK)
     lock.acquire(f"a server is running already on {settings.data_dir}: stop it, or name another data directory", LOOK)
     address = LogAddress.of(settings)

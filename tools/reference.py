@@ -241,7 +241,8 @@ def settings() -> str:
         prose(
             "Each setting is a flag, a variable and a key of a TOML file. Flags win over variables, variables over the "
             "file. The file is `./spendstream.toml`, or what `--config` or `SPENDSTREAM_CONFIG` names; its keys are "
-            "the names below in lower case, without `SPENDSTREAM_`."
+            "the names below in lower case, without `SPENDSTREAM_`. A file that is named has to exist. A setting that "
+            "names a file or directory may begin with `~/`, and may not be empty."
         ),
         '```toml\nhttp_bind = "127.0.0.1:9080"\nretention = 90\n```',
         "## Settings of every process",

@@ -15,6 +15,7 @@ with without_collections():
     from processor import lifeline, logs, open_files, restart
     from processor.background import step_back
     from processor.core.visible import visible_lines
+    from processor.log.data_directory import make_data_directory
     from processor.log.embedded.writer_process import WriterProcess
     from processor.log.errors import LogError, LogUnavailable
     from processor.log.file_lock import FileLock
@@ -51,7 +52,7 @@ def main() -> int:
         logs.configure(settings, "store")
         if not settings.event_store:
             raise SettingsError("the event store is switched off: SPENDSTREAM_EVENT_STORE")
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_data_directory(settings.data_dir)
         lock = FileLock(settings.data_dir / "store.lock")
         lock.acquire("another store runs on this data directory", LOCK_PATIENCE)
         writer = None if settings.broker.startswith("kafka://") else WriterProcess(settings.data_dir)

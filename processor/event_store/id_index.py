@@ -36,6 +36,8 @@ OLDER: Final = b"SPSIDX02"
 PAGE: Final = 4096
 """Entries of a page."""
 MAX_GROUPS: Final = 1 << 16
+SHORT: Final = 64 << 10
+"""Bytes of an index that is read as a whole when it is opened, to compare its digest."""
 
 _LENGTH: Final = 4
 _HASH: Final = np.dtype("<u4")
@@ -247,11 +249,24 @@ class SegmentIndex:
         self._path = path
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         weakref.finalize(self, os.close, self._file)
+        self._size = os.fstat(self._file).st_size
         self._sections = self._open()
+
+    def check(self, size: int, digest: str) -> None:
+        """Compare it with what a manifest says of the segment's index: an index has no name, and by that of another
+        segment rows would not be found. Raises `IndexDamaged`.
+
+        Of one that is not `SHORT` only the size, which says how many ids there are: all of it may be more than is read
+        for years. What has that size, too, the scrub finds.
+        """
+        if self._size != size:
+            raise self._damaged(f"it has {self._size} bytes, and that of its segment {size}")
+        if size <= SHORT and xxhash.xxh3_128_hexdigest(os.pread(self._file, size, 0)) != digest:
+            raise self._damaged("it is not that of its segment: its digest does not match")
 
     def _open(self) -> dict[str, _Pages]:
         start = len(MAGIC) + _LENGTH
-        begin, size = os.pread(self._file, start, 0), os.fstat(self._file).st_size
+        begin, size = os.pread(self._file, start, 0), self._size
         if begin[: len(MAGIC)] not in {MAGIC, OLDER}:
             raise self._damaged("it does not begin as an index does" if size else "it is empty")
         end = min(start + int.from_bytes(begin[len(MAGIC) :], "little"), size)

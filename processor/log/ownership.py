@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from processor.log.data_directory import make_data_directory
 from processor.log.durable_names import sync_directory
 from processor.log.errors import HistoryMismatch
 
@@ -39,7 +40,7 @@ def claim(data_dir: Path, identity: str, name: str) -> None:
     """Call `check`, then note that the directory, made if necessary, belongs to that log. Durable on return."""
     check(data_dir, identity, name)
     if not (data_dir / FILE).exists():
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_data_directory(data_dir)
         _write(data_dir, identity)
 
 

@@ -15,10 +15,10 @@ from server.cli.settings_flags import settings_options
 
 
 @click.command(cls=Command)
-@click.argument("directory", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("directory", metavar="DIR", type=click.Path(file_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON")
 @settings_options(Settings, "data_dir", "broker")
-def backup(directory: Path, as_json: bool, **flags: Any) -> None:
+def backup(directory: str, as_json: bool, **flags: Any) -> None:
     """Copy the log, as of one instant, to DIR/log.db.
 
     It has every event, table, key and organization. Works beside a running server; what that acknowledges meanwhile is
@@ -29,10 +29,12 @@ def backup(directory: Path, as_json: bool, **flags: Any) -> None:
     Example:
       spendstream backup /backups/2026-11-28
     """
+    if not directory.strip():
+        fail("DIR is empty: name a new or empty directory")
     with open_log(flags) as log:
         if not isinstance(log, Log):
             fail("the log is on Kafka, which keeps copies of its own; `spendstream export` writes the events to a file")
-        target = directory / FILE_NAME
+        target = Path(directory) / FILE_NAME
         if target.exists():
             fail(f"{target} exists: name a new or empty directory")
         with progress_bar("backup") as bar:

@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
 import click
@@ -53,12 +52,6 @@ S = TypeVar("S", bound=Settings)
 def load_or_exit(kind: type[S], flags: dict[str, Any]) -> S:
     """Return the settings; end the program with a list of all faults if there are any."""
     export(flags)
-    named = os.environ.get(CONFIG_VARIABLE)
-    if named is not None and not Path(named).is_file():
-        say(
-            f"spendstream: there is no file {named} (--config, {CONFIG_VARIABLE}); no settings are read from it",
-            err=True,
-        )
     try:
         return load(kind)
     except SettingsError as error:

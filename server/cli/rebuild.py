@@ -12,6 +12,7 @@ import click
 from processor import logs
 from processor.event_store.store_directory import StoreDirectory
 from processor.log.address import LogAddress
+from processor.log.data_directory import make_data_directory
 from processor.log.embedded.checkpointer import Checkpointer
 from processor.log.embedded.log import Log
 from processor.log.errors import LogError
@@ -81,7 +82,7 @@ def _alone(settings: Settings) -> Iterator[None]:
     """Hold the lock of the data directory, so that no server, worker or store runs there. Raises `LogError`."""
     if settings.broker == "sqlite://" and not settings.data_dir.is_dir():
         raise LogError(f"there is no log in {settings.data_dir}: name the data directory of the server")
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_data_directory(settings.data_dir)
     locks = [FileLock(settings.data_dir / name) for name in (server_address.LOCK, "worker.lock", "store.lock")]
     try:
         for lock in locks:

@@ -54,6 +54,8 @@ def export_events(
     Example:
       spendstream export --start 2026-11-01 --end 2026-12-01 --output november.ndjson.gz
     """
+    if not output.strip():
+        fail("--output is empty: name a file, or - for standard output")
     selection = Selection(_instant("--start", start), _instant("--end", end), by, project)
     is_shown = output == "-" and sys.stdout.isatty()  # a progress bar would overlap the lines
     with open_log(flags) as log, progress_bar("export", hidden=is_shown) as bar:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from processor.event_store.id_index import SegmentIndex
+from processor.event_store.manifest import Segment
 from server.errors import Refused
 from server.explore.engine import Engine
 from server.explore.events import answer_event, answer_events
@@ -67,6 +68,8 @@ def names_one(question: Question) -> bool:
     return filters is not None and any(name in filters.equal and None not in filters.equal[name] for name in IDS)
 
 
-def open_index(path: Path) -> SegmentIds:
-    """Open the id index of a segment. Raises `OSError`."""
-    return SegmentIndex(path)
+def open_index(path: Path, segment: Segment) -> SegmentIds:
+    """Open the id index of a segment. Raises `OSError`, also where it is the sound one of another segment."""
+    index = SegmentIndex(path)
+    index.check(segment.index_bytes, segment.index_digest)
+    return index

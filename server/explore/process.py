@@ -28,8 +28,10 @@ from processor.core.clock import SECOND
 from processor.event_store import skips
 from processor.event_store.directory_storage import DirectoryStorage
 from processor.event_store.first_build import BuildReport
+from processor.event_store.manifest import Segment
 from processor.event_store.scrub_round import Round, age, read_rounds
 from processor.log.address import LogAddress
+from processor.log.data_directory import make_data_directory
 from processor.log.errors import Locked
 from processor.log.file_lock import FileLock
 from processor.settings import Settings
@@ -98,6 +100,9 @@ STALLED: Final = 120.0
 MAX_CONNECTIONS: Final = 1024
 RETRIES: Final = 3
 """Snapshots that are tried, where compaction deletes files between the snapshot and the reading."""
+STOP_PATIENCE: Final = 8.0
+"""Seconds that this process has to end, as a worker has: without a supervisor it would wait for ever for a question
+that hangs."""
 SCRUB_EVERY: Final = 5.0
 """Seconds between two looks how far the check of the store's files is."""
 
@@ -128,7 +133,7 @@ class QueryServer:
         engine: Engine,
         follower: Followed,
         clock: Callable[[], int],
-        open_index: Callable[[Path], SegmentIds] = dispatch.open_index,
+        open_index: Callable[[Path, Segment], SegmentIds] = dispatch.open_index,
     ) -> None:
         self._directory = directory
         self._engine = engine
@@ -445,16 +450,25 @@ def _written(folder: Path, data: memoryview) -> IO[bytes]:
 async def run(settings: Settings, bounds: QueryBounds) -> None:
     """Answer questions until SIGTERM or SIGINT. Raises `LogError` and `OSError`.
 
-    Where another query process serves the data directory, waits until that one has ended.
+    Where another query process serves the data directory, waits until that one has ended. The process ends within
+    `STOP_PATIENCE` of the signal, whatever it waits for.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        if not stop.is_set():
+            stop.set()
+            late = threading.Timer(STOP_PATIENCE, _end_late)  # the event loop's end waits for its threads, too
+            late.daemon = True
+            late.start()
+
     for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.set)
+        loop.add_signal_handler(signum, end)
     step_back(NICENESS)
     sys.setswitchinterval(SWITCH)
     open_files.raise_limit()
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_data_directory(settings.data_dir)
     async with AsyncExitStack() as stack:
         lock = FileLock(settings.data_dir / LOCK)
         stack.callback(lock.close)
@@ -485,6 +499,11 @@ async def run(settings: Settings, bounds: QueryBounds) -> None:
         get_logger().info("query.ready", memory=bounds.memory, threads=bounds.threads, timeout=bounds.timeout)
         print(json.dumps({"event": "ready", "role": "query"}), flush=True)  # noqa: T201 - the ready line
         await stop.wait()
+
+
+def _end_late() -> None:
+    get_logger().warning("query.killed", after=STOP_PATIENCE)
+    os._exit(0)
 
 
 class _Notifier:

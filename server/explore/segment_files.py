@@ -231,9 +231,9 @@ def _micros(moment: Any) -> int:
 
 
 class FileCache(Generic[T]):
-    """The most recently used of some things that are made from files; for any threads."""
+    """The most recently used of some things that are made from segments' files; for any threads."""
 
-    def __init__(self, make: Callable[[str], T], most: int, weight: Callable[[T], int] = lambda made: 1) -> None:
+    def __init__(self, make: Callable[[Segment], T], most: int, weight: Callable[[T], int] = lambda made: 1) -> None:
         self._make = make
         self._most = most
         self._weight = weight
@@ -241,14 +241,15 @@ class FileCache(Generic[T]):
         self._total = 0
         self._lock = threading.Lock()
 
-    def get(self, name: str) -> T:
-        """Return it, made anew where it is not kept; raises what making it raises."""
+    def get(self, segment: Segment) -> T:
+        """Return that of a segment, made anew where it is not kept; raises what making it raises."""
+        name = segment.id
         with self._lock:
             found = self._items.get(name)
             if found is not None:
                 self._items.move_to_end(name)
                 return found
-        made = self._make(name)
+        made = self._make(segment)
         with self._lock:
             if name not in self._items:
                 self._items[name] = made
@@ -297,13 +298,14 @@ class SegmentIds(Protocol):
 class SegmentFiles:
     """All files of the store's directory, as they are needed; for any threads."""
 
-    def __init__(self, directory: Path, open_index: Callable[[Path], SegmentIds]) -> None:
+    def __init__(self, directory: Path, open_index: Callable[[Path, Segment], SegmentIds]) -> None:
         self._directory = directory
         self._indexes = FileCache(
-            lambda name: _reading(path := self.path(name, ".idx"), lambda: open_index(path)), _kept_indexes()
+            lambda segment: _reading(path := self.path(segment.id, ".idx"), lambda: open_index(path, segment)),
+            _kept_indexes(),
         )
         self._files = FileCache(
-            lambda name: SegmentFile(self.path(name)), KEPT_GROUPS, lambda made: len(made.groups.rows)
+            lambda segment: SegmentFile(self.path(segment.id)), KEPT_GROUPS, lambda made: len(made.groups.rows)
         )
         self.summaries: Final = KeptSummaries()
         """Of row groups."""
@@ -316,11 +318,11 @@ class SegmentFiles:
 
     def get(self, segment: Segment) -> SegmentFile:
         """Return a segment's Parquet file. Raises `SegmentGone`."""
-        return self._files.get(segment.id)
+        return self._files.get(segment)
 
     def groups_with(self, segment: Segment, kind: Kind, texts: Iterable[str]) -> set[int]:
         """Return the row groups of a segment that may have one of some ids. Raises `SegmentGone` and `Refused`."""
-        index = self._indexes.get(segment.id)
+        index = self._indexes.get(segment)
         wanted = [*texts]
         if kind != "event" and len(wanted) > FEW_IDS:
             _, groups = self.entries(segment, kind, _sought_hashes(tuple(wanted)))
@@ -331,12 +333,12 @@ class SegmentFiles:
 
     def entries(self, segment: Segment, kind: Kind, wanted: SoughtHashes) -> tuple[U32, NDArray[np.uint16]]:
         """Return hash and row group of what a segment has of many ids: `IdIndex.entries`. Raises as `groups_with`."""
-        index = self._indexes.get(segment.id)
+        index = self._indexes.get(segment)
         return _reading(_index_of(segment), lambda: index.entries(kind, wanted))
 
     def tally(self, segment: Segment, project: str, user: str) -> Tally | None:
         """Return how many events a user has in a segment; None: it is not said. Raises as `groups_with`."""
-        index = self._indexes.get(segment.id)
+        index = self._indexes.get(segment)
         return _reading(_index_of(segment), lambda: index.tally(project, user))
 
     def forget_all_but(self, segments: Iterable[Segment]) -> None:

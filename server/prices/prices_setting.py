@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from processor.settings import in_full
 from server.prices import own_prices
 
 BUILTIN: Final = "builtin"
@@ -19,7 +20,7 @@ def check(setting: str) -> str:
         return setting
     if not setting.endswith(".toml"):
         raise ValueError(f"must be builtin, off, or a TOML file of own prices (FILE.toml), not {setting!r}")
-    path = Path(setting).expanduser().absolute()
+    path = in_full(setting).absolute()
     own_prices.read(path)
     return str(path)
 

@@ -44,7 +44,7 @@ class Program:
             self._process = subprocess.Popen(
                 tied([sys.executable, *arguments]),
                 cwd=ROOT,
-                env={**clean, "SPENDSTREAM_CONFIG": str(directory / "none.toml"), **environment},
+                env={**clean, "SPENDSTREAM_CONFIG": os.devnull, **environment},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

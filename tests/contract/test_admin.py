@@ -48,7 +48,7 @@ async def open_office(tmp_path: Path) -> AsyncIterator[Office]:
 
     async with open_doors(desk=lambda directory: AdminService(address, directory, lambda: NOW)) as doors:
         following = asyncio.create_task(follow(log, doors.directory))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0)  # it has read all there is
         try:
             yield Office(doors, local, whole)
         finally:

@@ -371,7 +371,7 @@ async def test_what_a_client_leaves_behind_is_given_back(spy: Spy) -> None:
         await asyncio.sleep(0.05)
         publisher.durable.set()
         await until(doors.stored)
-        assert doors.services.bodies.used == doors.services.intake.pending.used == 0
+        await until(lambda: doors.services.bodies.used == doors.services.intake.pending.used == 0)
         assert [each.ended for each in doors.quotas.reservations] == [["settled"]]
         assert len(doors.stored()) == 1
 
@@ -386,7 +386,7 @@ async def test_a_client_that_resets_the_connection_harms_nobody(spy: Spy) -> Non
                 await asyncio.sleep(0.05)
         publisher.durable.set()
         assert (await doors.post(ONE)).status == 202
-        assert doors.services.bodies.used == doors.services.intake.pending.used == 0
+        await until(lambda: doors.services.bodies.used == doors.services.intake.pending.used == 0)
     assert spy.taken == 2
 
 

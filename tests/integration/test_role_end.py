@@ -1,10 +1,14 @@
-"""A store or worker without a supervisor ends on SIGTERM, whatever it is in the middle of: nobody kills one that does
-not."""
+"""A store, worker or query process without a supervisor ends on SIGTERM, whatever it is in the middle of: nobody kills
+one that does not."""
 
 import asyncio
+import json
 import signal
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from subprocess import PIPE
@@ -16,6 +20,8 @@ from processor.event_store.parquet_writer import ParquetWriter
 from processor.log.embedded.log import Log
 from processor.log.records import TopicPartition
 from processor.log.topics import EVENTS, GROUP
+from server.explore import wire
+from server.explore.questions import EventsQuestion, Filters, Times
 from tests.support.events import make_event
 from tests.support.logs import catch_up, put
 from tests.support.patience import PROCESS_PATIENCE
@@ -58,6 +64,20 @@ worker.STOP_PATIENCE = 0.5
 sys.exit(worker.main())
 """
 
+HUNG = """
+import time
+from server.cli.commands import main
+from server.explore import process
+
+def hung(self, engine, question):
+    print("slow", flush=True)
+    time.sleep(600)
+
+process.QueryServer._in_time = hung
+process.STOP_PATIENCE = 0.5
+main(["query"])
+"""
+
 
 @pytest.mark.parametrize(
     ("module", "owner", "name"),
@@ -81,19 +101,42 @@ def test_a_worker_ends_while_its_rows_cannot_be_written(tmp_path: Path) -> None:
     _end(tmp_path, UNAVAILABLE)
 
 
-def _end(data_dir: Path, script: str) -> None:
-    """Run a role until it says that it is slow; it has to end on SIGTERM."""
+def test_a_query_process_ends_while_a_question_hangs(tmp_path: Path) -> None:
+    """Only a supervisor ended it, and what ends it where a question hangs no longer looked by then."""
+    Log(tmp_path).close()
+    (tmp_path / "events").mkdir()
+    _end(tmp_path, HUNG, lambda: _ask(tmp_path))
+
+
+def _ask(data_dir: Path) -> None:
+    with closing(socket.socket(socket.AF_UNIX)) as asked:
+        asked.connect(str(data_dir / wire.SOCKET))
+        asked.sendall(wire.pack_question(EventsQuestion(project="default", filters=Filters(), times=Times())))
+        while asked.recv(1 << 16):  # until the process has ended
+            pass
+
+
+def _end(data_dir: Path, script: str, ask: Callable[[], None] | None = None) -> None:
+    """Run a role until it says that it is slow; it has to end on SIGTERM. What makes it slow is asked once it is
+    ready."""
     settings = {"event_store": "on", "log_format": "json"}
     command = [sys.executable, "-c", script]
+    asking: threading.Thread | None = None
     with subprocess.Popen(command, stdout=PIPE, env=environment(data_dir, settings), text=True) as process:
         try:
             assert process.stdout is not None
             said = iter(process.stdout.readline, "")
+            if ask is not None:
+                assert json.loads(next(said))["event"] == "ready"
+                asking = threading.Thread(target=ask)
+                asking.start()
             assert any(line.strip() == "slow" for line in said)
             process.send_signal(signal.SIGTERM)
             assert process.wait(PROCESS_PATIENCE) == 0
         finally:
             process.kill()
+            if asking is not None:
+                asking.join(PROCESS_PATIENCE)
 
 
 def _make_segments(data_dir: Path) -> None:

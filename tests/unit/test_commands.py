@@ -236,6 +236,8 @@ def test_all_wrong_settings_are_named_with_flag_and_variable(tmp_path: Path) -> 
             ["verify", "--config", "no.toml", "--data-dir", "no"],
             ["there is no file no.toml (--config, SPENDSTREAM_CONFIG)"],
         ),
+        (["backup", ""], ["DIR is empty: name a new or empty directory"]),
+        (["export", "--output", ""], ["--output is empty: name a file, or - for standard output"]),
         (["budgets", "set", "--usd", "much", "--window", "day"], ["--usd", "25 or 0.50", "'much'"]),
     ],
 )

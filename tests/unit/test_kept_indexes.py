@@ -27,7 +27,8 @@ SEGMENTS = 200
 class OpenIndex:
     """An index that holds a file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, segment: object) -> None:
+        del segment
         self._file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +23,7 @@ from server.processes.siblings import ApiSibling
 from server.tenancy.directory import Directory, organization_record
 from server.tenancy.keys import Key, Organization, make_key, new_secret
 from tests.support.caps import KINDS, Graces, Grantor, Kind, ProcessCaps
+from tests.support.counted_time import counted_time
 from tests.support.examples import examples
 from tests.support.patience import PATIENCE
 from tests.support.tables import NOON, Records, Usage, Worker
@@ -102,15 +103,17 @@ class NewRig(Protocol):
 
 
 @pytest.fixture(params=KINDS)
-def new_rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NewRig]:
-    """Each test here holds for each adapter: the contract of `Caps` for one process."""
+async def new_rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[NewRig]:
+    """Each test here holds for each adapter: the contract of `Caps` for one process. Patience is counted in the loop's
+    rounds: 20 ms of a busy machine were over before a lease was read."""
     rigs: list[Rig] = []
 
     def make(*arguments: Any, **options: Any) -> Rig:
         rigs.append(Rig(request.param, tmp_path, *arguments, **options))
         return rigs[-1]
 
-    yield make
+    with counted_time():
+        yield make
     for rig in rigs:
         rig.process.close()
 

@@ -14,18 +14,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.event_store import id_index, merge, parquet_writer, row_groups, segment_file, user_counts
 from processor.event_store.compiled_take import TakenBatch
 from processor.event_store.directory_storage import DirectoryStorage
-from processor.event_store.id_index import IndexBuilder, IndexDamaged, SegmentIndex
+from processor.event_store.id_index import SHORT, IndexBuilder, IndexDamaged, SegmentIndex
 from processor.event_store.manifest import ProjectSums, Segment, segment_id
 from processor.event_store.merge import SegmentUnreadable
 from processor.event_store.parquet_writer import ParquetWriter
 from processor.event_store.schema import SCHEMA, WRITTEN
 from processor.event_store.user_counts import Tally, UserCounts, key_of
+from server.errors import Refused
+from server.explore.dispatch import open_index
+from server.explore.segment_files import SegmentFiles
 from tests.support.event_store import UNCOUNTED, Row, plain, random_row, table_of
 from tests.support.examples import examples
 
@@ -367,6 +371,41 @@ def test_an_index_that_has_shrunk_since_it_was_opened_is_damaged(tmp_path: Path)
     os.truncate(path, path.stat().st_size - 1)
     with pytest.raises(IndexDamaged, match="checksum"):
         index.row_groups("trace", "t")
+
+
+@pytest.mark.parametrize("short", [SHORT, 0])
+def test_the_sound_index_of_another_segment_is_damage(
+    short: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no name: by it rows of the segment were not found, until a scrub."""
+    monkeypatch.setattr(id_index, "SHORT", short)
+    rng = random.Random(7)
+    one, other = (write(tmp_path, made(rng, 40 * (1 + more), more, more + 1), more, more + 1) for more in (0, 1))
+    files = SegmentFiles(tmp_path, open_index)
+    [trace] = {row["trace_id"] for row in read(tmp_path, one)[:1]}
+    assert files.groups_with(one, "trace", [trace])
+    theirs = (tmp_path / f"{other.id}.idx").read_bytes()
+    (tmp_path / f"{one.id}.idx").write_bytes(theirs)
+    with pytest.raises(Refused, match=f"damaged or cannot be read: {one.id}.idx; `spendstream verify` says more"):
+        SegmentFiles(tmp_path, open_index).groups_with(one, "trace", [trace])
+    assert SegmentFiles(tmp_path, open_index).groups_with(other, "trace", [trace]) is not None
+
+
+def test_a_short_index_of_the_same_size_is_told_by_its_digest(tmp_path: Path) -> None:
+    found = []
+    for name in ("a", "b"):
+        builder = IndexBuilder()
+        builder.add(0, "trace", id_index.text_hashes([name]))
+        found.append(builder.encode())
+        (tmp_path / name).write_bytes(found[-1])
+    mine, theirs = found
+    assert len(mine) == len(theirs)
+    index = SegmentIndex(tmp_path / "a")
+    index.check(len(mine), xxhash.xxh3_128_hexdigest(mine))
+    with pytest.raises(IndexDamaged, match="the index a is damaged: it is not that of its segment: its digest"):
+        index.check(len(theirs), xxhash.xxh3_128_hexdigest(theirs))
+    with pytest.raises(IndexDamaged, match=f"it has {len(mine)} bytes, and that of its segment {len(mine) + 1}"):
+        index.check(len(mine) + 1, "")
 
 
 def test_users_of_many_pages_are_told_apart_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,6 @@
+import os
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -10,7 +12,7 @@ from server.settings import ServerSettings
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ServerSettings.model_fields:
+    for name in ("config", *ServerSettings.model_fields):
         monkeypatch.delenv(f"SPENDSTREAM_{name.upper()}", raising=False)
 
 
@@ -109,6 +111,73 @@ def test_a_file_that_may_not_be_read_is_a_fault(tmp_path: Path, monkeypatch: pyt
 def test_sizes_are_exact(text: str, size: int) -> None:
     """Large ones lost their last digits, and some ended the program with a traceback."""
     assert load(Settings, store_min_free=text).store_min_free == size
+
+
+PATHS = [
+    name
+    for name, field in ServerSettings.model_fields.items()
+    if Path in (*get_args(field.annotation), field.annotation)
+]
+
+
+def test_the_settings_that_name_files_and_directories() -> None:
+    assert PATHS == ["data_dir", "store_dir", "kafka_ca", "kafka_cert", "kafka_key", "tls_cert", "tls_key"]
+
+
+@pytest.mark.parametrize("value", ["", " "], ids=["empty", "blank"])
+@pytest.mark.parametrize("name", PATHS)
+def test_a_name_of_a_file_or_directory_that_is_empty_is_refused(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was the current directory, wherever that happened to be."""
+    says = f"SPENDSTREAM_{name.upper()}: must not be empty: name a file or directory, or leave the setting out"
+    monkeypatch.setenv(f"SPENDSTREAM_{name.upper()}", value)
+    with pytest.raises(SettingsError, match=says):
+        load(ServerSettings)
+    monkeypatch.delenv(f"SPENDSTREAM_{name.upper()}")
+    with pytest.raises(SettingsError, match=says):
+        load(ServerSettings, **{name: value})
+    (tmp_path / "spendstream.toml").write_text(f'{name} = "{value}"\n')
+    with pytest.raises(SettingsError, match=says):
+        load(ServerSettings)
+
+
+def test_names_of_files_and_directories_begin_at_home_after_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of certificates did not, and where there is no such user the program ended with a traceback."""
+    monkeypatch.setenv("HOME", "/home/ada")
+    given = {name: f"~/{name}" for name in PATHS}
+    settings = load(ServerSettings, **given)
+    assert {name: str(getattr(settings, name)) for name in PATHS} == {name: f"/home/ada/{name}" for name in PATHS}
+    with pytest.raises(SettingsError, match="SPENDSTREAM_DATA_DIR: there is no home directory of ~nobody-of-that-name"):
+        load(ServerSettings, data_dir="~nobody-of-that-name/x")
+    with pytest.raises(SettingsError, match="SPENDSTREAM_PRICES: there is no home directory of ~nobody-of-that-name"):
+        load(ServerSettings, prices="~nobody-of-that-name/x.toml")
+    assert load(ServerSettings, data_dir="a~b").data_dir.name == "a~b"
+
+
+@pytest.mark.parametrize("named", ["none.toml", ".", "~/none.toml", "~nobody-of-that-name/x", "", "pipe"])
+def test_a_named_file_that_is_not_there_is_a_fault(named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of its settings were left out, with a warning from some of the processes."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "spendstream.toml").write_text("flush_interval = 0.3\n")
+    monkeypatch.setenv("SPENDSTREAM_CONFIG", named)
+    with pytest.raises(SettingsError) as wrong:
+        load(Settings)
+    assert str(wrong.value) == (
+        f"there is no file {named or '(the name is empty)'} (--config, SPENDSTREAM_CONFIG): name a TOML file, "
+        "or leave it out"
+    )
+
+
+def test_the_file_that_nobody_named_may_be_missing_but_is_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load(Settings).flush_interval == 0.1
+    (tmp_path / "spendstream.toml").mkdir()
+    assert load(Settings).flush_interval == 0.1
+    monkeypatch.setenv("SPENDSTREAM_CONFIG", os.devnull)
+    assert load(Settings).flush_interval == 0.1
 
 
 def test_binds() -> None:

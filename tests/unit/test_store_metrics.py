@@ -15,7 +15,7 @@ async def status_of(said: StoreStatus | None) -> str:
     metrics, registry = StoreMetrics(ask), CollectorRegistry()
     registry.register(metrics)
     running = asyncio.create_task(metrics.run())
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0)  # it has asked
     running.cancel()
     text = generate_latest(registry).decode()
     return "".join(f"{line}\n" for line in text.splitlines() if not line.startswith("#"))

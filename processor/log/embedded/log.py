@@ -28,6 +28,7 @@ import apsw
 import msgspec
 import xxhash
 
+from processor.log.data_directory import make_data_directory
 from processor.log.durable_names import sync_directory
 from processor.log.embedded.guard import Guard, wal_of
 from processor.log.errors import (
@@ -229,8 +230,15 @@ class Log:
             raise LogError(
                 f"there is no log in {data_dir}: start the server there once, or name another data directory"
             )
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = FileLock(data_dir / "log.lock")
+        if create:
+            make_data_directory(data_dir)
+        try:
+            self._lock = FileLock(data_dir / "log.lock")
+        except OSError as error:
+            raise LogError(
+                f"cannot open the log {self.path}: {error}; whoever reads it writes beside it, too: be the user that "
+                "the server runs as"
+            ) from error
         self._guard = Guard(self.path)
         self._is_unrecovered = False
         try:
