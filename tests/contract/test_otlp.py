@@ -71,7 +71,7 @@ class Http:
         answer = await post(
             doors,
             "/v1/traces",
-            gzip.compress(body) if self.is_packed else body,
+            gzip.compress(body, 1) if self.is_packed else body,
             key,
             Content_Type=self.content_type,
             **packed,

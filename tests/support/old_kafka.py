@@ -2,6 +2,8 @@
 
 with old_broker(tmp_path) as bootstrap:
     ...  # "127.0.0.1:PORT"
+
+As a program, `python -m tests.support.old_kafka` brings its jars.
 """
 
 import subprocess
@@ -61,3 +63,7 @@ def old_broker(directory: Path) -> Iterator[str]:
             for process in running:
                 process.kill()
                 process.wait(PROCESS_PATIENCE)
+
+
+if __name__ == "__main__":
+    jars(pom=POM)
