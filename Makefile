@@ -36,8 +36,8 @@ kafka: setup-run ## a Kafka broker on this machine (Java 17 and Maven have to be
 cluster: setup-run ## a broker, two APIs and two workers on this machine; what they keep is in .kafka/cluster
 	@exec $(BIN)/python -m tools.cluster $(ARGS)
 
-test: setup ## all tests, five at a time (JOBS=1: one by one); ARGS="-k name" picks some
-	@$(BIN)/pytest --numprocesses $(or $(JOBS),5) $(SPREAD) $(ARGS)
+test: setup ## all tests, four at a time (JOBS=1: one by one); ARGS="-k name" picks some
+	@$(BIN)/pytest --numprocesses $(or $(JOBS),4) $(SPREAD) $(ARGS)
 
 test-quick: setup ## unit and contract tests: no broker, no browser, nothing slow, few examples
 	@HYPOTHESIS_PROFILE=quick $(BIN)/pytest --numprocesses $(or $(JOBS),3) $(SPREAD) -m "$(QUICK)" $(SMALL) $(ARGS)
