@@ -19,9 +19,9 @@ SLICE: Final = 100_000_000
 """Nanoseconds; the most that Linux grants."""
 
 ROOM: Final = 0.45
-"""Of one core: as much is idle while this process rests, at least, of a machine that is not full. One of two cores that
-takes as many events as it can is idle for a seventh of the time, as it waits for the disk; at half of that for a third.
-"""
+"""Of one core: as much is idle while this process rests, at least, of a machine that is not full. A machine of two
+cores that takes as many events as it can is idle for a seventh of the time, as it waits for the disk; at half of that
+rate for a third."""
 
 REST: Final = 1.0
 """How many times as long as it has worked this process rests while the machine is full."""
