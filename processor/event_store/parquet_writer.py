@@ -127,11 +127,11 @@ class RecentTables:
 
     def add(self, name: str, table: Any) -> None:
         """Keep the rows of a segment, and let go of those that were added first where they are too many."""
-        if table.nbytes > MOST_RECENT_TABLE:
-            return
+        size = table.nbytes
         with self._lock:
             self._remove(name)
-            size = table.nbytes
+            if size > MOST_RECENT_TABLE:
+                return
             self._tables[name] = table, size
             self._size += size
             while self._size > MOST_RECENT:

@@ -44,7 +44,7 @@ KEPT_FOR: Final = 120.0
 
 
 MOST_HELD: Final = 5.0
-"""Seconds for which cuts wait at most for a merge of a store far behind to go on."""
+"""Seconds for which cuts wait at most for a merge that goes first to go on."""
 
 
 class _Replaced(NamedTuple):
@@ -133,8 +133,8 @@ class Upkeep:
         return self._store.unmerged < MOST_UNMERGED and not self._store.lacking
 
     @property
-    def _is_far_behind(self) -> bool:
-        """Whether a store that is behind has to merge before it cuts on."""
+    def _has_to_go_first(self) -> bool:
+        """Whether a store that is behind has to merge before it cuts on: as many segments stand as may."""
         return self._store.is_behind and self._store.unmerged >= MOST_UNMERGED
 
     def _let_cuts_go_first(self) -> None:
@@ -142,7 +142,7 @@ class Upkeep:
         what ingest leaves. For the thread of the merging."""
         while self._has_to_wait or (self._store.is_cutting and self._may_wait):
             time.sleep(LOOK)
-        if self._is_far_behind:
+        if self._has_to_go_first:
             self.hold_cuts()
         else:
             self.take_turns()
@@ -224,7 +224,7 @@ class Upkeep:
         if not with_rows:
             return segment
         try:
-            if self._is_far_behind:
+            if self._has_to_go_first:
                 self.hold_cuts()  # also while the order of the rows is found
             return self._store.writer.merge(with_rows, segment, self._payload_before(), self._let_cuts_go_first)
         finally:

@@ -382,7 +382,7 @@ async def test_a_merge_that_is_under_way_waits_for_the_cuts(
     assert {each.level for each in store.catalog().live()} == {0, 1}
 
 
-async def test_far_behind_nothing_is_cut_beside_a_merge_and_one_cut_comes_before_the_next(
+async def test_nothing_is_cut_beside_a_merge_that_goes_first_and_one_cut_comes_before_the_next(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The memory of both together is too much."""

@@ -35,7 +35,7 @@ def test_a_merge_that_nothing_is_cut_beside_has_no_cut_wait() -> None:
     assert store.cuts_wait_until == 0.0
 
 
-def test_a_merge_of_a_store_far_behind_has_cuts_wait_once_one_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_merge_that_goes_first_has_cuts_wait_once_one_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     store: Any = SimpleNamespace(is_cutting=True, cuts_wait_until=0.0)
     clock = SimpleNamespace(now=0.0)
 
