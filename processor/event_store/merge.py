@@ -258,18 +258,36 @@ def _order(sources: Sequence[_Source]) -> NDArray[np.uint16]:
 
     Of equal projects and times the earlier offsets come first, which are those of earlier sources: the sort is stable.
     """
-    keys = [each.keys() for each in sources]
-    names = sorted({name for projects, _ in keys for name in projects.dictionary.to_pylist()})
-    times = np.concatenate([found for _, found in keys])
-    homes = np.repeat(np.arange(len(sources), dtype=np.uint16), [len(found) for _, found in keys])
+    keys = _keys(sources)
+    homes = np.repeat(np.arange(len(sources), dtype=np.uint16), keys.counts)
+    if keys.ranks is None:
+        return homes[np.argsort(keys.times, kind="stable")]
+    return homes[np.lexsort((keys.times, keys.ranks))]
+
+
+class _Keys(NamedTuple):
+    """What the rows of all sources are sorted by, source after source."""
+
+    ranks: NDArray[np.int32] | None
+    """Of their projects; None: all are of one."""
+    times: I64
+    counts: Sequence[int]
+    """How many rows each source has."""
+
+
+def _keys(sources: Sequence[_Source]) -> _Keys:
+    found = [each.keys() for each in sources]
+    times = np.concatenate([times for _, times in found])
+    counts = [len(times) for _, times in found]
+    names = sorted({name for projects, _ in found for name in projects.dictionary.to_pylist()})
     if len(names) == 1:
-        return homes[np.argsort(times, kind="stable")]
+        return _Keys(None, times, counts)
     places = {name: number for number, name in enumerate(names)}
     ranks = [
         np.array([places[name] for name in projects.dictionary.to_pylist()], np.int32)[projects.indices.to_numpy()]
-        for projects, _ in keys
+        for projects, _ in found
     ]
-    return homes[np.lexsort((times, np.concatenate(ranks)))]
+    return _Keys(np.concatenate(ranks), times, counts)
 
 
 def _ends(sources: Sequence[_Source], homes: NDArray[np.uint16]) -> Iterator[int]:

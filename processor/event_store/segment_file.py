@@ -66,7 +66,7 @@ class SegmentFileWriter:
         """`segment` has everything but the figures of its rows."""
         self._segment = segment
         self._put = storage.put([f"{segment.id}.idx", f"{segment.id}.parquet"])
-        self._index_file, self._file = self._put.files[0], _Digested(self._put.files[1])
+        self._index_file, self._file = map(_Digested, self._put.files)
         self._writer = row_groups(self._file, packing)
         self._index = IndexBuilder()
         self._users = UserCounter() if segment.level else None
@@ -108,17 +108,17 @@ class SegmentFileWriter:
             # Of a large merge Arrow keeps more than 100 MiB, as much as the index takes while it is sorted.
             pa.default_memory_pool().release_unused()
             self._index.set_counts(self._users.counted())
-        index = self._index.encode()
-        self._index_file.write(index)
+        for piece in self._index.encode():
+            self._index_file.write(piece)
         self._put.commit()
         return replace(
             self._segment,
             rows=self._rows,
             calls=sum(each.calls for each in self._sums.values()),
             parquet_bytes=self._file.size,
-            index_bytes=len(index),
+            index_bytes=self._index_file.size,
             parquet_digest=self._file.digest.hexdigest(),
-            index_digest=xxhash.xxh3_128_hexdigest(index),
+            index_digest=self._index_file.digest.hexdigest(),
             arrival_min=self._arrivals[0],
             arrival_max=self._arrivals[1],
             time_min=min(each.time_min for each in self._sums.values()),

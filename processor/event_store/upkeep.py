@@ -224,8 +224,7 @@ class Upkeep:
         if not with_rows:
             return segment
         try:
-            if self._has_to_go_first:
-                self.hold_cuts()  # also while the order of the rows is found
+            self._let_cuts_go_first()  # also while the order of the rows is found
             return self._store.writer.merge(with_rows, segment, self._payload_before(), self._let_cuts_go_first)
         finally:
             if self._holds_cuts:

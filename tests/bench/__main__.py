@@ -39,6 +39,7 @@ from tests.bench import (
     results,
     stages,
     store_lag,
+    store_memory,
     store_write,
 )
 from tests.bench.context import Bench
@@ -80,6 +81,7 @@ ROWS: Final[dict[str, tuple[str, Callable[[Bench], Figures]]]] = {
     "ids": ("the id index", ids.ids),
     "store-write": ("event store: from messages to merged segments", store_write.store_write),
     "store-lag": ("ingest at saturation with the event store on, and its lag", store_lag.store_lag),
+    "store-memory": ("memory of an event store that is far behind", store_memory.store_memory),
     "stages": ("stages, wall-clock µs an event", stages.stages),
 }
 LONG: Final = frozenset({"growth"})

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from processor.core.clock import SECOND
 from processor.core.events import codec, message
-from processor.core.events.message import Message, build_blocks
+from processor.core.events.message import Block, Message, build_blocks
 from processor.core.events.ndjson import Lines
 from processor.core.events.source import Source
 from tests.bench.passes import HEX_AT, hex_ids
@@ -105,6 +105,13 @@ class GeneratedMessages:
 
     def message(self, number: int, arrival: int) -> Message:
         """Return a message that arrives at a time, in microseconds, as its readers see it."""
+        return message.opened(self._blocks(number, arrival))
+
+    def encoded(self, number: int, arrival: int) -> bytes:
+        """Return the same as it stands in the log."""
+        return message.encode(self._blocks(number, arrival))
+
+    def _blocks(self, number: int, arrival: int) -> list[Block]:
         digits = hex_ids(self._seed, number, np.arange(EVENTS))
         chance = np.random.Generator(np.random.SFC64([self._seed, number, 1]))
         late = np.repeat(chance.integers(0, LATE, EVENTS // SPANS), SPANS) - np.tile(
@@ -119,7 +126,7 @@ class GeneratedMessages:
             source = Source("default", project, "made", arrival, "json", "partial")
             found = codec.decode("json", Lines(text, BATCH), "partial", arrival)
             blocks.append(build_blocks(source, found.columns, 1)[0])
-        return message.opened(blocks)
+        return blocks
 
 
 def _written(template: _Template, digits: NDArray[np.uint8], times: NDArray[np.int64]) -> bytes:

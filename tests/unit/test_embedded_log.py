@@ -1,4 +1,5 @@
 import errno
+import gc
 import multiprocessing
 import os
 import resource
@@ -157,6 +158,18 @@ def test_the_number_of_partitions_is_chosen_once(log: Log) -> None:
     with pytest.raises(LogError, match="1 to 1024"):
         Log(log.path.parent / "other", partitions=0)
     assert log.topics() == {EVENTS: 2, ROWS: 2, CLAIMS: 2, DEAD_LETTERS: 2, CHECKPOINTS: 2, DIRECTORY: 1, SEGMENTS: 1}
+
+
+def test_a_log_that_is_let_go_of_has_no_file_open(tmp_path: Path) -> None:
+    """A process that opens one after the other runs out of files; so does one whose log cannot be opened."""
+    Log(tmp_path / "data", partitions=2)
+    (tmp_path / "log.db").write_bytes(b"not a database" * 100)
+    for refused in (tmp_path / "data", tmp_path):
+        with pytest.raises(LogError):
+            Log(refused, partitions=3)
+    gc.collect()
+    links = [str(each.readlink()) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+    assert [each for each in links if each.startswith(str(tmp_path))] == []
 
 
 def test_a_newer_format_is_refused(log: Log) -> None:

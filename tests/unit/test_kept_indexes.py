@@ -1,5 +1,6 @@
 """Files of segments that are kept open are a part of those that the process may have open, not all of them."""
 
+import gc
 import os
 import resource
 import weakref
@@ -16,7 +17,7 @@ from server.explore.dispatch import answer
 from server.explore.engine import Engine
 from server.explore.event_export import open_export
 from server.explore.questions import EventsQuestion, ExportQuestion, Filters, Question, SessionsQuestion, Times
-from server.explore.segment_files import SegmentFiles
+from server.explore.segment_files import INDEX_FILES, SegmentFiles
 from tests.support.event_store import NOON, StoreDirectory, make_row
 
 FILES = 100
@@ -39,7 +40,11 @@ class OpenIndex:
 @pytest.fixture
 def few_files() -> Iterator[None]:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len([*Path("/dev/fd").iterdir()]) + FILES, before[1]))
+    gc.collect()
+    are_open = len([*Path("/dev/fd").iterdir()])
+    if (are_open + FILES) * INDEX_FILES > FILES:
+        pytest.fail(f"tests that ran before have left {are_open} files open: kept indexes would take all the others")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (are_open + FILES, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 

@@ -1,11 +1,13 @@
 """What a role must not load before it is ready: it is CPU at each start, and memory for as long as the role runs."""
 
 import gc
+import os
 import subprocess
 import sys
 
 import pytest
 
+from processor.event_store.__main__ import ARROW_MEMORY
 from processor.lean_imports import stand_ins, without, without_collections
 
 SERVER = {"aiohttp", "duckdb", "grpc", "prometheus_client", "pyarrow"}
@@ -19,7 +21,7 @@ NEVER = {"pydantic_settings", "pygments", "rich"}
         ("server.cli.commands, server.supervisor", SERVER | STREAM | {"numpy"}),
         ("server.cli.commands, server.api", STREAM | {"duckdb", "pyarrow"}),
         ("processor.__main__", SERVER | {"aiokafka", "confluent_kafka"}),
-        ("processor.event_store.__main__", SERVER - {"pyarrow"} | {"aiokafka", "confluent_kafka"}),
+        ("processor.event_store.__main__", SERVER | {"aiokafka", "confluent_kafka"}),
         ("server.cli.commands, server.explore.process", STREAM | {"aiohttp", "grpc", "prometheus_client"}),
     ],
 )
@@ -27,6 +29,21 @@ def test_a_role_loads_nothing_that_it_does_not_use(module: str, unused: set[str]
     code = f"import sys, {module}; print(*sorted(set(sys.modules) & set({sorted(unused | NEVER)})))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_arrow_takes_the_memory_of_the_event_store_from_the_system() -> None:
+    """Its own default keeps what the thread of the cuts has left free."""
+    code = """
+import os
+from processor.event_store.__main__ import ARROW_MEMORY
+os.environ.setdefault(*ARROW_MEMORY)
+import pyarrow
+print(pyarrow.default_memory_pool().backend_name)
+"""
+    unset = {name: value for name, value in os.environ.items() if name != ARROW_MEMORY[0]}
+    for environment, pool in ((unset, "system"), ({**unset, ARROW_MEMORY[0]: "mimalloc"}, "mimalloc")):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+        assert done.stdout.split() == [pool]
 
 
 def test_no_garbage_is_looked_for_while_modules_are_loaded() -> None:

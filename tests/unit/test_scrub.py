@@ -185,13 +185,12 @@ async def test_what_is_damaged_is_removed_while_a_merge_waits_for_the_cuts(
     merge, is_merging = store.store.writer.merge, threading.Event()
 
     def merged(*arguments: Any) -> Segment:
+        store.store.is_behind = True
         is_merging.set()
         return merge(*arguments)
 
     monkeypatch.setattr(store.store.writer, "merge", merged)
     merging = asyncio.create_task(upkeep.merge_one())
-    await asyncio.sleep(0)
-    store.store.is_behind = True
     await until(is_merging.is_set)
     chosen = scrubbed.live[-1]
     flip(store.storage, f"{chosen.id}.parquet", 77)

@@ -17,6 +17,7 @@ import errno
 import json
 import os
 import secrets
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -239,16 +240,13 @@ class Log:
                 f"cannot open the log {self.path}: {error}; whoever reads it writes beside it, too: be the user that "
                 "the server runs as"
             ) from error
+        self._close_lock = weakref.finalize(self, self._lock.close)  # also of one that could not be opened
         self._guard = Guard(self.path)
         self._is_unrecovered = False
         try:
             self._open(partitions, upgrade=upgrade)
         except (apsw.Error, OSError) as error:
-            self._lock.close()
             raise LogError(f"cannot open the log {self.path}: {_reason(error)}") from error
-        except LogError:
-            self._lock.close()
-            raise
         self._numbers: dict[TopicPartition, int] = {
             TopicPartition(topic, partition): number
             for number, topic, partition in self._db.execute("SELECT number, topic, partition FROM partition")
@@ -469,7 +467,7 @@ class Log:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
-        self._lock.close()
+        self._close_lock()
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
