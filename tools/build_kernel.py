@@ -141,6 +141,7 @@ class Hook(BuildHookInterface[Any]):
         try:
             built = build(root, Path(self.scratch))
         except (Exception, SystemExit) as error:
+            shutil.rmtree(self.scratch, ignore_errors=True)
             if os.environ.get("REQUIRE_KERNEL") == "1":
                 raise
             why = " ".join(str(error).split())
@@ -148,6 +149,7 @@ class Hook(BuildHookInterface[Any]):
             return
         if is_editable:
             shutil.move(built, beside)
+            shutil.rmtree(self.scratch, ignore_errors=True)
             return
         platform = sysconfig.get_platform().translate(str.maketrans("-.", "__"))
         build_data["pure_python"] = False

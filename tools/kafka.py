@@ -169,11 +169,13 @@ class Broker(TiedProgram):
         assert not self.is_running, "it runs already"
         if not is_free(self._port):
             raise NotStarted(f"port {self._port} is taken: another broker may be running there")
-        program = [java(), *self._jvm, *LOGGING, "-cp", f"{jars(self._home)}/*"]
+        scratch = self.directory / "tmp"
+        program = [java(), *self._jvm, *LOGGING, f"-Djava.io.tmpdir={scratch}", "-cp", f"{jars(self._home)}/*"]
         archive = class_archive(self._home)
         if archive.exists():  # of another build of Java it is passed over: no word of that in the log
             program[1:1] = [f"-XX:SharedArchiveFile={archive}", "-Xshare:auto", "-Xlog:cds*=off"]
-        self.directory.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(scratch, ignore_errors=True)  # a broker that was killed has left libraries that it had unpacked
+        scratch.mkdir(parents=True)
         if self.security is not None:
             _certify(self.security.authority)
         config = self.directory / "server.properties"

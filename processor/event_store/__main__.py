@@ -40,8 +40,8 @@ COLLECT_AFTER: Final = (50_000, 20, 100)
 values lie in lists until a segment is cut, and hardly any object is part of a cycle."""
 
 ARROW_MEMORY: Final = ("ARROW_DEFAULT_MEMORY_POOL", "system")
-"""Where Arrow takes its memory from, unless the environment says it. Its own default keeps 40 MiB that are free in the
-thread of the cuts, where no other thread can give it back. Read once, before pyarrow is imported
+"""Where Arrow takes its memory from, unless the environment says it. Of its own default 40 MiB more are left, which the
+thread of the cuts has freed and no other can give back. Arrow reads it once, so it is set before pyarrow is imported
 (https://arrow.apache.org/docs/cpp/env_vars.html)."""
 
 EXIT_USAGE: Final = 2

@@ -68,6 +68,8 @@ class SegmentFileWriter:
         self._put = storage.put([f"{segment.id}.idx", f"{segment.id}.parquet"])
         self._index_file, self._file = map(_Digested, self._put.files)
         self._writer = row_groups(self._file, packing)
+        self._is_large = packing != "none"
+        """Whether it is a merge of many rows: only such are packed."""
         self._index = IndexBuilder()
         self._users = UserCounter() if segment.level else None
         """Segments of the first level have few row groups."""
@@ -104,9 +106,9 @@ class SegmentFileWriter:
         if self._pending_rows:
             self._write_group(self._pending_rows)
         self._writer.close()
-        if self._users is not None:
-            # Of a large merge Arrow keeps more than 100 MiB, as much as the index takes while it is sorted.
+        if self._is_large:  # what is free by now is as much as the index takes while it is sorted: 100 MiB
             pa.default_memory_pool().release_unused()
+        if self._users is not None:
             self._index.set_counts(self._users.counted())
         for piece in self._index.encode():
             self._index_file.write(piece)

@@ -182,13 +182,20 @@ class Upkeep:
         if not chosen:
             return False
         self._holds_cuts = False
+        loop = asyncio.get_running_loop()
         try:
-            replacement = await asyncio.get_running_loop().run_in_executor(self._thread, self._merge, chosen)
+            await loop.run_in_executor(self._thread, self._let_cuts_go_first)  # for minutes, it may be
+            if not await self._store.call(self._are_live, chosen):
+                return True
+            replacement = await loop.run_in_executor(self._thread, self._merge, chosen)
         except SegmentUnreadable as error:
             get_logger().error("store.unreadable", error=str(error))
             if not await self.remove_damaged(chosen):
                 self._unreadable |= dict.fromkeys((each.id for each in chosen), time.monotonic() + LEFT_OUT_FOR)
             return True
+        finally:
+            if self._holds_cuts:
+                self._store.cuts_wait_until = 0.0
         if replacement.partition in self._store.owned:
             await self._store.call(self._replace, "merged", chosen, replacement)
             self.merged += 1
@@ -208,6 +215,12 @@ class Upkeep:
         size = sum(each.parquet_bytes + each.index_bytes for each in chosen)
         return chosen if self._store.directory.has_room(size) else ()
 
+    def _are_live(self, parts: Sequence[Segment]) -> bool:
+        """Return whether parts of a partition still count, and are this store's. For the store's thread."""
+        number = parts[0].partition
+        live = {each.id for each in self.live(number)}
+        return number in self._store.owned and all(each.id in live for each in parts)
+
     def _readable(self, live: Sequence[Segment]) -> list[list[Segment]]:
         """Return the neighbours that can be read: those behind others that cannot are merged all the same."""
         parts: list[list[Segment]] = [[]]
@@ -223,12 +236,7 @@ class Upkeep:
         with_rows = [each for each in parts if each.rows]
         if not with_rows:
             return segment
-        try:
-            self._let_cuts_go_first()  # also while the order of the rows is found
-            return self._store.writer.merge(with_rows, segment, self._payload_before(), self._let_cuts_go_first)
-        finally:
-            if self._holds_cuts:
-                self._store.cuts_wait_until = 0.0
+        return self._store.writer.merge(with_rows, segment, self._payload_before(), self._let_cuts_go_first)
 
     async def remove_damaged(self, parts: Sequence[Segment]) -> bool:
         """Delete those files that are not the ones that were written, so that they are made anew; return whether there

@@ -41,7 +41,12 @@ def old_broker(directory: Path) -> Iterator[str]:
         f"broker.id=1\nlisteners=PLAINTEXT://{HOST}:{port}\nlog.dirs={directory / 'data'}\n"
         f"zookeeper.connect={HOST}:{zookeeper}\noffsets.topic.replication.factor=1\n"
     )
-    java_ = [java(), *JVM, f"-Dlog4j.configuration=file:{logging}", "-Dzookeeper.admin.enableServer=false"]
+    properties = {
+        "java.io.tmpdir": directory,
+        "log4j.configuration": f"file:{logging}",
+        "zookeeper.admin.enableServer": "false",
+    }
+    java_ = [java(), *JVM, *(f"-D{name}={value}" for name, value in properties.items())]
     programs = [
         ["org.apache.zookeeper.server.quorum.QuorumPeerMain", str(own)],
         ["kafka.Kafka", str(settings)],

@@ -45,7 +45,10 @@ def test_without_a_compiler_the_wheel_is_pure_and_says_so(
     os.utime(old, (0, 0))
     (tmp_path / FOLDER / "compiled.pyx").touch()
     build_data: dict[str, Any] = {"force_include": {}}
-    hook(tmp_path).initialize(version, build_data)
+    made = hook(tmp_path)
+    made.initialize(version, build_data)
+    assert made.scratch is not None
+    assert not Path(made.scratch).exists()
     assert build_data == {"force_include": {}}
     assert "no compiled kernel" in (said := capsys.readouterr().err)
     assert "Python.h: No such file" in said
@@ -65,7 +68,11 @@ def test_a_built_one_makes_a_wheel_for_all_pythons(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(build_kernel, "build", lambda root, into: built)
     monkeypatch.delenv("SPENDSTREAM_PURE", raising=False)
     build_data: dict[str, Any] = {"force_include": {}}
-    hook(tmp_path).initialize("standard", build_data)
+    made = hook(tmp_path)
+    made.initialize("standard", build_data)
+    made.finalize("standard", build_data, "")
+    assert made.scratch is not None
+    assert not Path(made.scratch).exists()
     assert build_data["pure_python"] is False
     assert build_data["tag"].startswith("cp311-abi3-")
     assert build_data["force_include"] == {str(built): f"{FOLDER}/{FILE}"}

@@ -4,11 +4,13 @@ import gc
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from processor.event_store.__main__ import ARROW_MEMORY
 from processor.lean_imports import stand_ins, without, without_collections
+from processor.log.embedded.log import Log
 
 SERVER = {"aiohttp", "duckdb", "grpc", "prometheus_client", "pyarrow"}
 STREAM = {"aiokafka", "confluent_kafka", "faust"}
@@ -31,18 +33,25 @@ def test_a_role_loads_nothing_that_it_does_not_use(module: str, unused: set[str]
     assert done.stdout.split() == []
 
 
-def test_arrow_takes_the_memory_of_the_event_store_from_the_system() -> None:
+def test_arrow_takes_the_memory_of_the_event_store_from_the_system(tmp_path: Path) -> None:
     """Its own default keeps what the thread of the cuts has left free."""
     code = """
-import os
-from processor.event_store.__main__ import ARROW_MEMORY
-os.environ.setdefault(*ARROW_MEMORY)
-import pyarrow
-print(pyarrow.default_memory_pool().backend_name)
+from processor.event_store import __main__ as role
+def run(work):
+    import pyarrow
+    print(pyarrow.default_memory_pool().backend_name, flush=True)
+    work.close()
+    return 0
+role.asyncio.run = run
+role.main()
 """
+    Log(tmp_path, partitions=1).close()
     unset = {name: value for name, value in os.environ.items() if name != ARROW_MEMORY[0]}
+    unset |= {"SPENDSTREAM_DATA_DIR": str(tmp_path), "SPENDSTREAM_CONFIG": os.devnull}
     for environment, pool in ((unset, "system"), ({**unset, ARROW_MEMORY[0]: "mimalloc"}, "mimalloc")):
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True, env=environment, timeout=60
+        )
         assert done.stdout.split() == [pool]
 
 

@@ -16,6 +16,7 @@ from processor.event_store.manifest import Segment
 from processor.event_store.scrub import LOOK, Scrub
 from processor.event_store.scrub_round import Round, Rounds, age, read_rounds
 from processor.event_store.segment_storage import SegmentStorage
+from processor.event_store.upkeep import LOOK as MERGE_LOOK
 from processor.event_store.upkeep import Upkeep
 from tests.support.memory_storage import MemoryStorage
 from tests.support.patience import PATIENCE, until
@@ -201,6 +202,38 @@ async def test_what_is_damaged_is_removed_while_a_merge_waits_for_the_cuts(
     while await upkeep.repair_one():
         pass
     assert store.rows() == scrubbed.rows
+
+
+@pytest.mark.parametrize("is_given_up", [False, True])
+async def test_a_merge_begins_when_no_cut_is_made_and_its_segments_are_this_store_s_still(
+    scrubbed: Scrubbed, monkeypatch: pytest.MonkeyPatch, is_given_up: bool
+) -> None:
+    upkeep, store = Upkeep(scrubbed.store.store, fan_in=2), scrubbed.store.store
+    merge, merged, is_chosen = store.writer.merge, list[Any](), threading.Event()
+
+    def has_room(size: int) -> bool:  # the last thing that is asked about those that are chosen
+        store.is_cutting = store.is_behind = True
+        is_chosen.set()
+        return True
+
+    def merging(*arguments: Any) -> Segment:
+        merged.append(arguments)
+        return merge(*arguments)
+
+    monkeypatch.setattr(store.directory, "has_room", has_room)
+    monkeypatch.setattr(store.writer, "merge", merging)
+    done = asyncio.create_task(upkeep.merge_one())
+    await until(is_chosen.is_set)
+    try:
+        await asyncio.sleep(3 * MERGE_LOOK)
+        assert merged == []
+        if is_given_up:
+            await store.release(range(PARTITIONS))
+    finally:  # the thread would wait for ever
+        store.is_cutting = store.is_behind = False
+    async with asyncio.timeout(PATIENCE):
+        assert await done
+    assert len(merged) == (not is_given_up)
 
 
 # --- rounds ---------------------------------------------------------------------------------------------------------

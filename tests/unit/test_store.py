@@ -472,7 +472,7 @@ def _fails(partitions: Any) -> bool:
 async def test_a_store_that_stays_behind_has_a_bounded_number_of_unmerged_segments(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long: from `MOST_UNMERGED` on merging goes beside the cuts, and what it lets stand is less than a run of
+    """However long: from `MOST_UNMERGED` on merging goes before the cuts, and what it lets stand is less than a run of
     each partition."""
     most, fan_in = 9, 3
     monkeypatch.setattr("processor.event_store.upkeep.MOST_UNMERGED", most)

@@ -240,13 +240,18 @@ class Log:
                 f"cannot open the log {self.path}: {error}; whoever reads it writes beside it, too: be the user that "
                 "the server runs as"
             ) from error
-        self._close_lock = weakref.finalize(self, self._lock.close)  # also of one that could not be opened
+        self._close_lock = weakref.finalize(self, self._lock.close)
+        self._close_lock.atexit = False  # a thread may still hold it
         self._guard = Guard(self.path)
         self._is_unrecovered = False
         try:
             self._open(partitions, upgrade=upgrade)
         except (apsw.Error, OSError) as error:
+            self._close_lock()
             raise LogError(f"cannot open the log {self.path}: {_reason(error)}") from error
+        except LogError:
+            self._close_lock()
+            raise
         self._numbers: dict[TopicPartition, int] = {
             TopicPartition(topic, partition): number
             for number, topic, partition in self._db.execute("SELECT number, topic, partition FROM partition")
