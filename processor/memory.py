@@ -79,12 +79,15 @@ QUIET: Final = 1.0
 """Seconds without work after which it is given back."""
 
 
+def can_trim() -> bool:
+    """Return whether `trim` does anything: musl and other systems have no malloc_trim(3)."""
+    return sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "malloc_trim")
+
+
 def trim() -> None:
-    """Give memory back to the system that is free within this process, where the C library can (malloc_trim(3))."""
-    if sys.platform.startswith("linux"):
-        give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
-        if give_back is not None:
-            give_back(0)
+    """Give memory back to the system that is free within this process, of all threads, where the C library can."""
+    if can_trim():
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class Trimming:

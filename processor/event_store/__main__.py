@@ -12,7 +12,7 @@ with without_collections():
     import time
     from typing import TYPE_CHECKING, Any, Final
 
-    from processor import lifeline, logs, open_files, restart
+    from processor import lifeline, logs, memory, open_files, restart
     from processor.background import step_back
     from processor.core.visible import visible_lines
     from processor.log.data_directory import make_data_directory
@@ -40,9 +40,9 @@ COLLECT_AFTER: Final = (50_000, 20, 100)
 values lie in lists until a segment is cut, and hardly any object is part of a cycle."""
 
 ARROW_MEMORY: Final = ("ARROW_DEFAULT_MEMORY_POOL", "system")
-"""Where Arrow takes its memory from, unless the environment says it. Of its own default 40 MiB more are left, which the
-thread of the cuts has freed and no other can give back. Arrow reads it once, so it is set before pyarrow is imported
-(https://arrow.apache.org/docs/cpp/env_vars.html)."""
+"""Where Arrow takes its memory from, unless the environment says it, and where the C library gives memory back. Of
+Arrow's own default 40 MiB more are left, which the thread of the cuts has freed and no other can give back. Arrow reads
+it once, so it is set before pyarrow is imported (https://arrow.apache.org/docs/cpp/env_vars.html)."""
 
 EXIT_USAGE: Final = 2
 EXIT_CRASHED: Final = 70
@@ -62,7 +62,8 @@ def main() -> int:
         lock.acquire("another store runs on this data directory", LOCK_PATIENCE)
         writer = None if settings.broker.startswith("kafka://") else WriterProcess(settings.data_dir)
         step_back(NICE)
-        os.environ.setdefault(*ARROW_MEMORY)
+        if memory.can_trim():
+            os.environ.setdefault(*ARROW_MEMORY)
         with without_collections():  # what the process that writes does without
             from processor.event_store.store_app import StoreApplication
         application = StoreApplication(settings, now, writer)

@@ -216,10 +216,11 @@ class Upkeep:
         return chosen if self._store.directory.has_room(size) else ()
 
     def _are_live(self, parts: Sequence[Segment]) -> bool:
-        """Return whether parts of a partition still count, and are this store's. For the store's thread."""
-        number = parts[0].partition
+        """Return whether parts of a partition still count, with their files, and are this store's. For the store's
+        thread."""
+        number, lacking = parts[0].partition, self._store.lacking
         live = {each.id for each in self.live(number)}
-        return number in self._store.owned and all(each.id in live for each in parts)
+        return number in self._store.owned and all(each.id in live and each.id not in lacking for each in parts)
 
     def _readable(self, live: Sequence[Segment]) -> list[list[Segment]]:
         """Return the neighbours that can be read: those behind others that cannot are merged all the same."""

@@ -1,8 +1,8 @@
 """Row `store-memory`: what the process of an event store that is far behind takes at most.
 
-Nearly as many segments stand that were never merged as may, and it has more to cut: it never takes more.
-Its cuts go first until the segments are too many, and then wait for one merge after the other. The segments that stand
-are of generated messages; there are `DISTINCT`, and the others are links to their files.
+Nearly as many segments stand that were never merged as may, and it has more to cut. Its cuts go first until they are
+too many, and then wait for one merge after the other. The segments that stand are of generated messages; there are
+`DISTINCT`, and the others are links to their files.
 """
 
 import os

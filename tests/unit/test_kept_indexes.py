@@ -76,6 +76,7 @@ QUESTIONS: list[Question] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("question", QUESTIONS, ids=["events of a user", "events", "sessions"])
 def test_a_question_of_more_segments_than_files_that_may_be_open_is_answered(
     store: StoreDirectory, question: Question, request: pytest.FixtureRequest
